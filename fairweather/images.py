@@ -1,0 +1,703 @@
+"""Files, Pillow images and arrays to pictures and back: the only place for uint8, HWC, EXIF and alpha.
+
+A picture is read whole or refused with one line. Its format is what its first bytes say, its depth what its
+header says; nothing is guessed from the name or the values. Pillow decodes and encodes 8-bit PNG, JPEG, WebP
+and BMP; libvips (pyvips) does 16-bit PNG and every TIFF, which Pillow cannot hold or cannot read safely.
+Colours are never converted (but CMYK becomes RGB): the ICC profile goes along with the pixels.
+
+    read_picture   bytes or file -> Picture         write_picture    Picture -> file, whole or not at all
+    from_pil       Pillow image  -> Picture         encode_picture   Picture -> bytes
+    from_array     numpy array   -> Picture         to_pil, to_array   and back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import re
+import secrets
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+from jaxtyping import Float, Shaped
+from PIL import BmpImagePlugin, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from torch import Tensor
+
+from fairweather.errors import PictureError, UsageError, unknown_name
+
+Format: TypeAlias = Literal["png", "jpg", "webp", "tiff", "bmp"]
+_Samples: TypeAlias = Shaped[np.ndarray, "h w c"]  # uint8 or uint16; grey, grey+alpha, RGB or RGB+alpha
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}  # what we read when walking folders
+FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tiff"}  # what --format may say
+MAX_MEGAPIXELS = 100.0
+
+_BY_EXTENSION: dict[str, Format] = {
+    **{".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"},
+    **{".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"},
+}
+_LONGEST_SIDE = {"jpg": 65500, "webp": 16383}  # what the file format can hold
+_READABLE = "PNG, JPEG, WebP, TIFF or BMP"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture in memory, with what its file needs to be written back as it was.
+
+    `dataclasses.replace(picture, pixels=result)` is how a result takes over everything but the pixels.
+    """
+
+    pixels: Float[Tensor, "3 h w"]
+    """RGB in [0, 1], float32; grey is repeated three times."""
+    mode: Literal["grey", "rgb"] = "rgb"
+    """What the source was; a grey source is written grey again, as the mean of the three planes."""
+    bits: Literal[8, 16] = 8
+    """Depth of the source; 16 is kept where the output format can hold it (png, tiff)."""
+    alpha: Float[Tensor, "1 h w"] | None = None
+    """In [0, 1], float32; not multiplied into the pixels."""
+    format: Format = "png"
+    """The format of the source, and of the output when nothing else is asked."""
+    lossless: bool = True
+    """Whether the source was stored without loss; decides how webp is written."""
+    icc: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)
+    """A bare TIFF block (without the leading "Exif"), its orientation already reset to 1."""
+    xmp: bytes | None = field(default=None, repr=False)
+    dpi: tuple[float, float] | None = None
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+    """Read a picture from a file, or from the bytes of one, turned upright as its EXIF says.
+
+    Args:
+        source: a path, or the whole content of a file.
+        max_megapixels: refuse, before decoding, what its header says is larger.
+
+    Raises:
+        PictureError: the file is missing, empty, not a picture, of a format or kind we do not read, damaged,
+            incomplete, animated, of several pages, or too large. Nothing else, whatever the bytes are.
+    """
+    name, data = ("the picture", source) if isinstance(source, bytes) else (_shown(source), _load(Path(source)))
+    try:
+        format = _sniff(data)
+        return _READERS[format](data, max_megapixels)
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    except Exception as error:  # decoders meet hostile bytes with a dozen kinds of exceptions
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise PictureError(f"{name}: damaged or incomplete ({reason}); copy or download it again") from error
+
+
+def _load(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise PictureError(f"{_shown(path)}: is a folder; expected a picture file")
+        if path.exists() and not path.is_file():
+            raise PictureError(f"{_shown(path)}: is a device or a pipe; expected a picture file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PictureError(f"{_shown(path)}: no such file; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        raise PictureError(f"{_shown(path)}: cannot be read ({_reason(error)})") from error
+
+
+_FOREIGN = {  # the beginnings of what people do hand in, so that the refusal can name it
+    rb"GIF8": "GIF",
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
+    rb"....ftypavi": "AVIF",
+    rb"....ftypcrx|FUJIFILM|II\x55\0|IIRO": "camera raw",
+    rb"....(ftyp|moov|mdat)|\x1aE\xdf\xa3": "video",
+    rb"\xff\x4f\xff\x51|\0\0\0\x0cjP": "JPEG 2000",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
+    rb"\x76\x2f\x31\x01": "OpenEXR",
+    rb"#\?RADIANCE": "Radiance HDR",
+    rb"8BPS": "Photoshop",
+    rb"%PDF": "PDF",
+    rb"P[1-7]\s": "PNM",
+    rb"\0\0\1\0": "ICO",
+    rb"\s*<(\?xml|svg)": "SVG or XML",
+    rb"(II\x2b\0|MM\0\x2b)\x08?\0": "BigTIFF",
+}
+
+
+def _sniff(data: bytes) -> Format:
+    """The format by the first bytes; PictureError if it is none of ours."""
+    if not data:
+        raise PictureError("is empty (0 bytes); copy or download it again")
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "tiff"
+    if data.startswith(b"BM") and data[14:18] in [struct.pack("<I", n) for n in (12, 40, 52, 56, 64, 108, 124)]:
+        return "bmp"  # two letters alone could begin a text
+    for beginning, kind in _FOREIGN.items():
+        if re.match(beginning, data, re.DOTALL):
+            raise PictureError(f"is {kind}, which is not supported; convert it to {_READABLE}")
+    raise PictureError(f"is not a picture; expected {_READABLE}")
+
+
+def _check_size(width: int, height: int, max_megapixels: float) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"its header says {width}x{height} pixels")
+    megapixels = width * height / 1e6
+    if megapixels > max_megapixels:
+        raise PictureError(
+            f"has {width}x{height} pixels ({megapixels:.1f} megapixels) and the limit is {max_megapixels:g}; "
+            f"raise it with --max-megapixels {math.ceil(megapixels)}"
+        )
+
+
+def _read_jpeg(data: bytes, max_megapixels: float) -> Picture:
+    image = _open_quietly(JpegImagePlugin.JpegImageFile, data)
+    _check_size(*image.size, max_megapixels)
+    return _from_pillow(image, format="jpg", lossless=False)
+
+
+def _read_bmp(data: bytes, max_megapixels: float) -> Picture:
+    image = _open_quietly(BmpImagePlugin.BmpImageFile, data)
+    _check_size(*image.size, max_megapixels)
+    return _from_pillow(image, format="bmp", lossless=True)
+
+
+def _read_webp(data: bytes, max_megapixels: float) -> Picture:
+    chunks = _webp_chunks(data)
+    kinds = [kind for kind, _ in chunks]
+    kind, head = chunks[0]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(head[i : i + 3], "little") + 1 for i in (4, 7))
+    elif kind == b"VP8L":
+        packed = int.from_bytes(head[1:5], "little")
+        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", head, 6))
+    _check_size(width, height, max_megapixels)  # before Pillow, whose constructor reserves the whole canvas
+    if kinds.count(b"ANMF") > 1:
+        raise PictureError("is an animated WebP, which is not supported; extract one frame")
+    image = _open_quietly(WebPImagePlugin.WebPImageFile, data)
+    return _from_pillow(image, format="webp", lossless=b"VP8L" in kinds)
+
+
+def _webp_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and first ten bytes of every top-level chunk; ValueError if the file is cut."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if len(data) < end:
+        raise ValueError(f"{len(data)} bytes of {end}")
+    chunks, here = [], 12
+    while here + 8 <= end:
+        chunks.append((data[here : here + 4], data[here + 8 : here + 18]))
+        size = int.from_bytes(data[here + 4 : here + 8], "little")
+        here += 8 + size + size % 2
+    return chunks
+
+
+def _read_png(data: bytes, max_megapixels: float) -> Picture:
+    chunks = _png_chunks(data)
+    width, height, depth = struct.unpack_from(">IIB", chunks[0][1])
+    _check_size(width, height, max_megapixels)
+    if any(kind == b"acTL" and body[:4] != b"\0\0\0\1" for kind, body in chunks):
+        raise PictureError("is an animated PNG, which is not supported; extract one frame")
+    metadata = _png_metadata(chunks)
+    data = _join_png(chunks)  # the decoders get pixels only: no text bombs, no half-valid animation
+    if depth == 16:
+        return _assemble(_decode_vips("pngload_buffer", data), format="png", lossless=True, **metadata)
+    image = _open_quietly(PngImagePlugin.PngImageFile, data)
+    return _from_pillow(image, format="png", lossless=True, **metadata)
+
+
+def _open_quietly(plugin: type[ImageFile.ImageFile], data: bytes) -> ImageFile.ImageFile:
+    """Read a header with one Pillow decoder, passing by Image.open and its own limit on pixels.
+
+    Pillow warns about odd EXIF, which we keep as it is; the lock is there because warning filters are global.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return plugin(io.BytesIO(data))
+
+
+_QUIET = threading.Lock()
+
+
+def _decode_vips(loader: str, data: bytes) -> _Samples:
+    import pyvips  # here, because most pictures do without it
+
+    image = getattr(pyvips.Image, loader)(data, access="sequential", fail_on="error")
+    samples: _Samples = image.numpy()
+    return samples if samples.ndim == 3 else samples[..., None]
+
+
+def _from_pillow(image: PIL.Image.Image, *, format: Format, lossless: bool, **metadata: Any) -> Picture:
+    """Picture of a Pillow image of any mode we take; the metadata given replace those Pillow found."""
+    samples, icc = _pillow_samples(image)
+    found = {"icc": icc, "exif": image.info.get("exif"), "xmp": image.info.get("xmp"), "dpi": image.info.get("dpi")}
+    return _assemble(samples, format=format, lossless=lossless, **(found | metadata))
+
+
+def _pillow_samples(image: PIL.Image.Image) -> tuple[_Samples, bytes | None]:
+    """Samples, and the ICC profile unless it was used up by the conversion from CMYK."""
+    icc = image.info.get("icc_profile") or None
+    alpha = image.has_transparency_data
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None], icc
+    if image.mode == "CMYK":
+        return np.asarray(_cmyk_to_rgb(image, icc)), None
+    if image.mode in ("1", "L", "LA", "La"):
+        wanted = "LA" if alpha else "L"
+    elif image.mode in ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV"):
+        wanted = "RGBA" if alpha else "RGB"
+    else:
+        raise PictureError(f"has Pillow mode {image.mode}, which is not supported; convert it to L or RGB")
+    samples = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    return samples if samples.ndim == 3 else samples[..., None], icc
+
+
+def _cmyk_to_rgb(image: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
+    if icc:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return cast(PIL.Image.Image, converted)
+    return image.convert("RGB")
+
+
+def _assemble(
+    samples: _Samples,
+    *,
+    format: Format,
+    lossless: bool,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> Picture:
+    """A Picture of decoded samples, turned upright as `exif` says."""
+    orientation, exif = _reset_orientation(exif)
+    if orientation >= 5:
+        samples = samples.swapaxes(0, 1)
+        dpi = dpi and (dpi[1], dpi[0])
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation != 1 and xmp:
+        xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp)
+
+    planes = np.moveaxis(samples, -1, 0)  # 1 to 4 of h w
+    colours = 1 if len(planes) < 3 else 3
+    return Picture(
+        pixels=_unit_range(planes[:colours], 3),
+        mode="grey" if colours == 1 else "rgb",
+        bits=16 if samples.dtype == np.uint16 else 8,
+        alpha=_unit_range(planes[colours:], 1) if len(planes) > colours else None,
+        format=format,
+        lossless=lossless,
+        icc=icc or None,
+        exif=exif,
+        xmp=xmp or None,
+        dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(1 <= float(d) <= 65535 for d in dpi) else None,
+    )
+
+
+def _unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor, "count h w"]:
+    """Integer planes as float32 in [0, 1], with no other copy; one plane is repeated to fill `count`."""
+    unit = np.empty((count, *planes.shape[1:]), np.float32)
+    np.divide(planes, np.float32(np.iinfo(planes.dtype).max), out=unit, dtype=np.float32)
+    return torch.from_numpy(unit)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_picture(picture: Picture, path: Path, *, format: str | None = None, quality: int = 95) -> None:
+    """Write a picture to a file, whole or not at all; missing folders are made.
+
+    The format is `format`, else that of the path's extension, else that of the picture. See encode_picture.
+
+    Raises:
+        PictureError: it cannot be encoded, or the file cannot be written; an older file is then as it was.
+        UsageError: an unknown format, or a quality outside 1 to 100.
+    """
+    path = Path(path)
+    try:
+        format = format or _BY_EXTENSION.get(path.suffix.lower())
+        data = encode_picture(picture, format=format, quality=quality)
+    except PictureError as error:
+        raise PictureError(f"{_shown(path)}: {error}") from error.__cause__
+
+    temporary = path.parent / f".fairweather-{secrets.token_hex(8)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:
+        reason = _reason(error)
+        raise PictureError(f"{_shown(path)}: cannot be written ({reason}); choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # gone already when all went well
+            temporary.unlink()
+
+
+def encode_picture(picture: Picture, *, format: str | None = None, quality: int = 95) -> bytes:
+    """The bytes of a file holding the picture.
+
+    Values are clamped to [0, 1] and rounded to 8 bits, or to 16 if the picture has 16 and the format can hold
+    them. PNG, TIFF, BMP lose nothing, nor does WebP if the source lost nothing. JPEG (4:4:4) and BMP drop alpha.
+
+    Args:
+        picture: what to encode.
+        format: "png", "jpg", "webp", "tiff" or "bmp"; the picture's own by default.
+        quality: of jpg and of lossy webp, 1 to 100.
+
+    Raises:
+        PictureError: NaN among the pixels, or more than the format can hold.
+        UsageError: an unknown format, or a quality outside 1 to 100.
+    """
+    chosen = format or picture.format
+    if chosen not in _BY_EXTENSION.values():
+        raise unknown_name("format", chosen, FORMATS)
+    if not 1 <= quality <= 100:
+        raise UsageError(f"quality {quality} is outside 1 to 100; 95 is a good one")
+    height, width = picture.pixels.shape[1:]
+    if max(height, width) > _LONGEST_SIDE.get(chosen, max(height, width)):
+        limit = _LONGEST_SIDE[chosen]
+        raise PictureError(f"{chosen} holds at most {limit} pixels a side, this has {width}x{height}; write png or tiff")
+
+    bits = picture.bits if chosen in ("png", "tiff") else 8
+    samples = _quantised(_planes(picture, alpha=chosen not in ("jpg", "bmp")), bits)
+    try:
+        if chosen == "png":
+            return _encode_png(samples, picture)
+        if chosen == "tiff":
+            return _encode_tiff(samples, picture)
+        return _encode_pillow(samples, picture, cast(Format, chosen), quality)
+    except Exception as error:  # as many kinds as when decoding
+        raise PictureError(f"cannot be encoded as {chosen} ({_reason(error)}); write png or tiff") from error
+
+
+def _planes(picture: Picture, *, alpha: bool) -> list[Float[Tensor, "h w"]]:
+    colours = [picture.pixels.mean(0)] if picture.mode == "grey" else list(picture.pixels)
+    return colours + ([picture.alpha[0]] if alpha and picture.alpha is not None else [])
+
+
+def _quantised(planes: list[Float[Tensor, "h w"]], bits: int) -> _Samples:
+    """Planes clamped to [0, 1] and rounded to `bits`, one at a time so that no second float copy is made."""
+    samples = np.empty((*planes[0].shape, len(planes)), np.uint16 if bits == 16 else np.uint8)
+    for index, plane in enumerate(planes):
+        if plane.isnan().any():
+            raise PictureError("the pixels are not numbers (NaN); the network overflowed: run it in float32")
+        scaled = plane.detach().to("cpu", torch.float32) * (2**bits - 1)
+        samples[..., index] = scaled.round_().clamp_(0, 2**bits - 1).numpy()
+    return samples
+
+
+def _encode_png(samples: _Samples, picture: Picture) -> bytes:
+    if samples.dtype == np.uint16:
+        data: bytes = _vips_image(samples).pngsave_buffer(filter="all", keep="none")
+    else:
+        data = _save_pillow(samples, "PNG")
+    chunks = [(kind, body) for kind, body in _png_chunks(data) if kind in _PIXEL_CHUNKS]
+    extra = []
+    if picture.icc:
+        extra.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
+    if picture.dpi:
+        extra.append((b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in picture.dpi), 1)))
+    if picture.exif:
+        extra.append((b"eXIf", picture.exif))
+    if picture.xmp:
+        extra.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0" + picture.xmp))
+    return _join_png([chunks[0], *extra, *chunks[1:]])
+
+
+def _encode_pillow(samples: _Samples, picture: Picture, format: Format, quality: int) -> bytes:
+    metadata = {
+        "icc_profile": picture.icc,
+        "exif": b"Exif\0\0" + picture.exif if picture.exif else b"",
+        "xmp": picture.xmp or b"",
+        "dpi": picture.dpi or (0, 0),
+    }
+    if format == "bmp":
+        return _save_pillow(samples, "BMP", **({"dpi": picture.dpi} if picture.dpi else {}))
+    if format == "webp" and picture.lossless:
+        return _save_pillow(samples, "WEBP", lossless=True, exact=True, **metadata)
+    if format == "webp":
+        return _save_pillow(samples, "WEBP", quality=quality, exact=True, **metadata)
+    data = _save_pillow(samples, "JPEG", quality=quality, subsampling=0, **metadata)
+    # Pillow gives optimize a buffer of one byte per pixel, or two from quality 95 on, and fails beyond it.
+    if len(data) <= samples.shape[0] * samples.shape[1] * (2 if quality >= 95 else 1):
+        data = _save_pillow(samples, "JPEG", quality=quality, subsampling=0, optimize=True, **metadata)
+    return data
+
+
+def _save_pillow(samples: _Samples, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    _pillow_image(samples).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _pillow_image(samples: _Samples) -> PIL.Image.Image:
+    return PIL.Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+
+
+def _vips_image(samples: _Samples) -> Any:
+    import pyvips  # here, because most pictures do without it
+
+    kind = ("b-w", "srgb") if samples.dtype == np.uint8 else ("grey16", "rgb16")
+    image = pyvips.Image.new_from_array(samples)
+    return image.copy(interpretation=kind[samples.shape[2] >= 3])
+
+
+# ---------------------------------------------------------------- Pillow images and arrays
+
+
+def from_pil(image: PIL.Image.Image) -> Picture:
+    """Picture of a Pillow image (modes 1, L, LA, P, PA, RGB, RGBA, CMYK, I;16), upright as its EXIF says.
+
+    Raises:
+        PictureError: a mode we do not take, such as F, or a lazily opened file that is damaged.
+    """
+    try:
+        image.load()
+        return _from_pillow(image, format="png", lossless=True)
+    except PictureError as error:
+        raise PictureError(f"the image: {error}") from None
+    except Exception as error:
+        raise PictureError(f"the image: cannot be used ({_reason(error)})") from error
+
+
+def to_pil(picture: Picture) -> PIL.Image.Image:
+    """Pillow image of a picture: L, LA, RGB or RGBA; I;16 for 16-bit grey, the only 16 bits Pillow has."""
+    planes = _planes(picture, alpha=True)
+    image = _pillow_image(_quantised(planes, 16 if picture.bits == 16 and len(planes) == 1 else 8))
+    exif = picture.exif and b"Exif\0\0" + picture.exif
+    found = {"icc_profile": picture.icc, "exif": exif, "xmp": picture.xmp, "dpi": picture.dpi}
+    image.info.update({key: value for key, value in found.items() if value})
+    return image
+
+
+def from_array(array: npt.NDArray[Any]) -> Picture:
+    """Picture of an array h w, h w 1, h w 3 (RGB) or h w 4 (RGBA); uint8, uint16, or floating point in [0, 1].
+
+    Raises:
+        PictureError: another shape or type, or floating point values outside [0, 1].
+
+    >>> from_array(np.full((1, 2), 51, np.uint8)).pixels[:, 0, 1]
+    tensor([0.2000, 0.2000, 0.2000])
+    """
+    samples = array[..., None] if array.ndim == 2 else array
+    if samples.ndim != 3 or samples.shape[2] not in (1, 3, 4) or samples.size == 0:
+        raise PictureError(f"the array has shape {array.shape}; expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)")
+    if samples.dtype in (np.uint8, np.uint16):
+        return _assemble(samples, format="png", lossless=True)
+    if samples.dtype.kind != "f":
+        raise PictureError(f"the array has type {array.dtype}; expected uint8, uint16, or float in [0, 1]")
+    low, high = samples.min(), samples.max()
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # a little for rounding; NaN fails as well
+        raise PictureError(f"the array has values from {low:g} to {high:g}; scale it to [0, 1]")
+    planes = torch.from_numpy(np.moveaxis(samples, -1, 0).astype(np.float32, order="C")).clamp_(0, 1)
+    return Picture(
+        pixels=planes[:3] if len(planes) >= 3 else planes.repeat(3, 1, 1),
+        mode="rgb" if len(planes) >= 3 else "grey",
+        bits=16,
+        alpha=planes[3:] if len(planes) == 4 else None,
+    )
+
+
+def to_array(picture: Picture, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The picture as an array of the type and the channels of `like`, the array it came from."""
+    planes = _planes(picture, alpha=True)
+    if like.dtype.kind == "f":
+        samples = np.stack([plane.detach().cpu().clamp(0, 1).numpy() for plane in planes], -1).astype(like.dtype)
+    else:
+        samples = _quantised(planes, 8 * like.dtype.itemsize)
+    return samples[..., 0] if like.ndim == 2 else samples
+
+
+# ---------------------------------------------------------------- PNG chunks
+
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+
+
+def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and body of every chunk up to IEND; ValueError where one is cut or its checksum is wrong."""
+    chunks, here, kind = [], 8, b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", data, here)
+        body = data[here + 8 : here + 8 + size]
+        (checksum,) = struct.unpack_from(">I", data, here + 8 + size)
+        if checksum == zlib.crc32(body, zlib.crc32(kind)):
+            chunks.append((kind, body))
+        elif kind in _PIXEL_CHUNKS:
+            raise ValueError(f"wrong checksum in {kind.decode()}")
+        here += 12 + size
+    return chunks
+
+
+def _join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        checksum = zlib.crc32(body, zlib.crc32(kind))
+        parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]
+    return b"".join(parts)
+
+
+def _png_metadata(chunks: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind, body in chunks:
+        if kind == b"iCCP":
+            found["icc"] = _inflate(body.partition(b"\0")[2][1:])
+        elif kind == b"eXIf":
+            found["exif"] = body
+        elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
+            flags, text = body[18:20], body[20:].split(b"\0", 2)[2]  # after the language and the translated keyword
+            found["xmp"] = _inflate(text) if flags[0] else text
+        elif kind == b"pHYs" and body[8:] == b"\1":  # pixels per metre
+            found["dpi"] = tuple(number * 0.0254 for number in struct.unpack_from(">II", body))
+    return found
+
+
+def _inflate(packed: bytes, limit: int = 2**24) -> bytes:
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(packed, limit)
+    if not unpacker.eof:
+        raise ValueError(f"a text or profile is cut, or larger than {limit} bytes")
+    return data
+
+
+# ---------------------------------------------------------------- TIFF tags, which are EXIF tags too
+
+_Tags: TypeAlias = "dict[int, tuple[int, npt.NDArray[Any] | _Tags]]"  # tag -> type and values, or a directory
+_NUMBERS = dict(enumerate("u1 u1 u2 u4 u4 u1 u1 u2 u4 u4 u4 u8 u4".split(), start=1))  # of each TIFF type
+_RATIONALS = (5, 10)  # types of two numbers each
+_DIRECTORIES = (34665, 34853, 40965)  # tags pointing to the EXIF, GPS and interoperability directories
+_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _XMP, _ICC = 274, 282, 283, 296, 700, 34675
+# what describes the picture rather than its storage: title, maker, date, software, author, rights, EXIF, GPS
+_DESCRIPTIVE = {269, 270, 271, 272, 305, 306, 315, 316, 18246, 33432, *range(40091, 40096), 34665, 34853}
+_LOSSLESS_COMPRESSIONS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
+
+
+def _read_tags(block: bytes | bytearray, here: int, depth: int = 0) -> tuple[_Tags, int]:
+    """The directory at byte `here` of a TIFF block, and where in it the place of the next directory stands.
+
+    Values are views of the block, in its byte order; damaged ones are left out.
+    """
+    order = _byte_order(block)
+    (count,) = struct.unpack_from(order + "H", block, here)
+    end = here + 2 + 12 * count
+    tags: _Tags = {}
+    total = 0
+    for entry in range(here + 2, end, 12):
+        tag, kind, length = struct.unpack_from(order + "HHI", block, entry)
+        if kind not in _NUMBERS or length == 0:
+            continue
+        number = np.dtype(order + _NUMBERS[kind])
+        length *= 2 if kind in _RATIONALS else 1
+        size = length * number.itemsize
+        start = entry + 8 if size <= 4 else struct.unpack_from(order + "I", block, entry + 8)[0]
+        if start + size > len(block):
+            continue
+        total += size
+        if total > 2 * len(block):
+            raise ValueError("its tags lie on top of each other")
+        tags[tag] = kind, np.frombuffer(block, number, length, start)
+    for tag in tags.keys() & _DIRECTORIES:
+        below = _number(tags, tag)
+        del tags[tag]
+        with contextlib.suppress(struct.error, ValueError):
+            if depth < 2:
+                tags[tag] = 4, _read_tags(block, below, depth + 1)[0]
+    return tags, end
+
+
+def _byte_order(block: bytes | bytearray) -> str:
+    return "<" if block[:2] == b"II" else ">"
+
+
+def _number(tags: _Tags, tag: int, default: int = 0) -> int:
+    """The first value of a tag."""
+    values = tags[tag][1] if tag in tags else None
+    return int(values[0]) if isinstance(values, np.ndarray) else default
+
+
+def _bytes(tags: _Tags, tag: int) -> bytes | None:
+    values = tags[tag][1] if tag in tags else None
+    return values.tobytes() if isinstance(values, np.ndarray) else None
+
+
+def _write_tags(tags: _Tags, here: int) -> bytes:
+    """A little-endian directory to stand at byte `here`, its values behind it."""
+    entries, values = b"", b""
+    for tag, (kind, value) in sorted(tags.items()):
+        behind = here + 2 + 12 * len(tags) + 4 + len(values)
+        if isinstance(value, dict):
+            length, body = 1, _write_tags(value, behind)
+        else:
+            length = len(value) // (2 if kind in _RATIONALS else 1)
+            body = value.astype(value.dtype.newbyteorder("<")).tobytes()
+        inside = len(body) <= 4 and not isinstance(value, dict)
+        entries += struct.pack("<HHI", tag, kind, length) + (body.ljust(4, b"\0") if inside else struct.pack("<I", behind))
+        values += b"" if inside else body + b"\0" * (len(body) % 2)
+    return struct.pack("<H", len(tags)) + entries + bytes(4) + values
+
+
+def _reset_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
+    """The orientation in an EXIF block (1 to 8), and the block with it set to 1 and all else as it was.
+
+    A block that is turned also loses the link to its thumbnail, which would still lie on its side.
+    """
+    block = bytearray((exif or b"").removeprefix(b"Exif\0\0"))
+    if block[:2] not in (b"II", b"MM"):
+        return 1, None
+    orientation = 1
+    with contextlib.suppress(struct.error, ValueError):  # damaged EXIF is no reason to refuse an intact picture
+        tags, end = _read_tags(block, struct.unpack_from(_byte_order(block) + "I", block, 4)[0])
+        orientation = _number(tags, _ORIENTATION, 1)
+        if 2 <= orientation <= 8:
+            cast(npt.NDArray[Any], tags[_ORIENTATION][1])[:1] = 1
+            block[end : end + 4] = bytes(4)
+    return orientation, bytes(block)
+
+
+def _read_tiff(data: bytes, max_megapixels: float) -> Picture:
+    order = _byte_order(data)
+    (here,) = struct.unpack_from(order + "I", data, 4)
+    tags, end = _read_tags(data, here)
+    _check_size(_number(tags, _WIDTH), _number(tags, _HEIGHT), max_megapixels)
+    _check_tiff(tags, data)
+    pages, seen = 1, {here}
+    while (here := struct.unpack_from(order + "I", data, end)[0]) not in (0, *seen):
+        seen.add(here)
+        page, end = _read_tags(data, here)
+        pages += not _number(page, _SUBFILE) & 1  # 1: a thumbnail or a smaller copy of another page
+    if pages > 1:
+        raise PictureError("is a TIFF of several pages, which is not supported; extract one page")
+
+    samples = _decode_vips("tiffload_buffer", data)
+    icc = _bytes(tags, _ICC)
+    photometric = _number(tags, _PHOTOMETRIC)
+    if photometric == 5:
+        samples, icc = _pillow_samples(PIL.Image.fromarray(samples, "CMYK"), icc)
+    elif photometric == 3 and samples.shape[2] < 3:  # libvips makes grey of a palette of greys
+        samples = samples[..., [0, 0, 0, 1][: samples.shape[2] + 2]]
+    ...

@@ -1,0 +1,83 @@
+"""Structural similarity, one number a picture. Wang et al., IEEE TIP 2004 (equation 13)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fairweather.errors import UsageError
+
+WINDOW = 11
+SIGMA = 1.5
+K1, K2 = 0.01, 0.03
+
+Border = Literal["valid", "replicate", "zero"]
+
+
+@torch.no_grad()
+def ssim(
+    output: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    data_range: float = 1.0,
+    border: Border = "valid",
+) -> Float[Tensor, " b"]:
+    """Structural similarity with the 11x11 Gaussian window of the paper, per channel, mean of the map.
+
+    SSIM(x, y) = (2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sx^2 + sy^2 + C2)),
+    C1 = (0.01 data_range)^2, C2 = (0.03 data_range)^2; the moments are Gaussian-weighted (sigma 1.5) and biased,
+    as in the paper and in scikit-image with gaussian_weights=True and use_sample_covariance=False. In float64.
+
+    Args:
+        output: the pictures to judge, in [0, data_range].
+        target: the true pictures, same shape.
+        data_range: the largest value a picture can have.
+        border: "valid" keeps only windows inside the picture, as MATLAB and scikit-image do; "replicate" and
+            "zero" continue the picture by its edge or by black, so that the map has the picture's size.
+
+    Returns:
+        float64; nan with border "valid" where a side is shorter than the window, because no window fits.
+
+    Raises:
+        UsageError: if the shapes differ.
+
+    >>> ssim(torch.full((1, 3, 16, 16), 0.5), torch.ones(1, 3, 16, 16))  # (1 + C1) / (1.25 + C1)
+    tensor([0.8000], dtype=torch.float64)
+    """
+    if output.shape != target.shape:
+        raise UsageError(
+            f"output is {tuple(output.shape)} and target {tuple(target.shape)}; SSIM needs equal shapes"
+        )
+    if border == "valid" and min(output.shape[-2:]) < WINDOW:
+        return torch.full((output.shape[0],), float("nan"), dtype=torch.float64, device=output.device)
+    x, y = _bordered(output.double(), border), _bordered(target.double(), border)
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x = _blur(x * x) - mean_x**2
+    var_y = _blur(y * y) - mean_y**2
+    cov = _blur(x * y) - mean_x * mean_y
+    c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * cov + c2) / (var_x + var_y + c2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _bordered(x: Float[Tensor, "b c h w"], border: Border) -> Float[Tensor, "b c h2 w2"]:
+    """Continue the picture by half a window on each side, unless only whole windows count."""
+    if border == "valid":
+        return x
+    half = WINDOW // 2
+    return F.pad(x, (half, half, half, half), mode="replicate" if border == "replicate" else "constant")
+
+
+def _blur(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h-10 w-10"]:
+    """Gaussian mean over each 11x11 window that lies inside the picture; one axis after the other."""
+    at = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    weight = torch.exp(-(at**2) / (2 * SIGMA**2))
+    weight = weight / weight.sum()
+    b, c, h, w = x.shape
+    x = x.reshape(b * c, 1, h, w)
+    x = F.conv2d(F.conv2d(x, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
+    return x.reshape(b, c, h - WINDOW + 1, w - WINDOW + 1)

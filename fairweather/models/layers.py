@@ -1,0 +1,49 @@
+"""Blocks that two or more networks share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels at each position, biased variance.
+
+    Args:
+        channels: c.
+        eps: added to the variance.
+
+    >>> LayerNorm2d(4)(torch.randn(1, 4, 2, 2)).mean().abs() < 1e-6
+    tensor(True)
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        # In channels-last memory both permutations are free and the norm reads contiguous rows.
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def pad_to_multiple(
+    x: Float[Tensor, "b c h w"], multiple: int, *, mode: str = "reflect"
+) -> Float[Tensor, "b c h2 w2"]:
+    """Pad on the right and at the bottom until both sides are multiples of `multiple`.
+
+    Args:
+        x: any size from 1x1 up.
+        multiple: what a network's down-sampling steps need.
+        mode: "reflect" (a side too short to mirror is extended by its last row or column instead) or "zero".
+
+    >>> pad_to_multiple(torch.zeros(1, 3, 75, 53), 8).shape
+    torch.Size([1, 3, 80, 56])
+    """
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    if mode == "zero":
+        return F.pad(x, (0, right, 0, bottom))
+    if right:
+        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < x.shape[-1] else "replicate")
+    if bottom:
+        x = F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < x.shape[-2] else "replicate")
+    return x

@@ -1,0 +1,25 @@
+"""Threads and memory settings that decide the speed on a small machine."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER = 2**31 - 1
+
+
+def keep_memory() -> None:
+    """Tell glibc's allocator to keep freed memory instead of handing it back to the system.
+
+    Every large tensor otherwise comes as fresh pages that the kernel must zero first, at each step again.
+    Does nothing where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)
+    except (OSError, AttributeError):  # musl: its allocator has no such settings
+        return

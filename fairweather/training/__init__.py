@@ -1,0 +1,14 @@
+"""Training: the table of recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fairweather.training import restoration
+from fairweather.training.config import TrainConfig
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "derain_small": restoration.derain_small,
+    "denoise_small": restoration.denoise_small,
+    "denoise_tiny": restoration.denoise_tiny,
+}

@@ -1,0 +1,148 @@
+"""What a training run is: one frozen dataclass, and `--set key=value` on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from fairweather.data.patches import Source
+from fairweather.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One complete run. `fairweather train RECIPE --set steps=100 --set optimizer...` changes any field."""
+
+    recipe: str
+    """The name it was asked for by."""
+    model: str
+    """A name of `fairweather models list`."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Constructor arguments of the network."""
+    task: str
+    """What it learns: derain, denoise, deblur, dehaze."""
+    sources: tuple[Source, ...]
+    """Where training patches come from."""
+    validation: tuple[Source, ...]
+    """Pictures held back from training; the best checkpoint is chosen on them."""
+    data_root: Path = Path("data")
+    """The folder that the sources' paths are relative to."""
+    validation_channel: Literal["rgb", "y"] = "rgb"
+    """The channel of the validation PSNR."""
+
+    steps: int
+    """Optimiser steps of the whole run; the learning rate follows them."""
+    batch: int = 8
+    """Patches a step, in each process."""
+    patch: int = 96
+    """Side of a patch in pixels."""
+    learning_rate: float = 1e-3
+    """After the warm-up."""
+    final_learning_rate: float = 1e-6
+    """At the last step, reached by a cosine."""
+    warmup: int = 200
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are what is validated and published."""
+    init: Path | None = None
+    """Weights to start from, a .safetensors of ours."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 computes convolutions in bfloat16 and keeps the weights in float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    devices: int = 1
+    """GPUs (or CPU processes) to train on."""
+    threads: int = 1
+    """CPU threads of the trainer; see docs/training.md for when 2 is slower."""
+    workers: int = 0
+    """Processes that prepare patches; 0 prepares them in the trainer."""
+    seed: int = 0
+    validate_every: int = 500
+    """Steps between validations."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints that a killed run resumes from."""
+
+    def __post_init__(self) -> None:
+        if self.steps <= self.warmup:
+            raise UsageError(f"steps={self.steps} must be more than warmup={self.warmup}")
+        for name in ("batch", "patch", "validate_every", "checkpoint_every", "threads", "devices"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} must be 1 or more")
+        if not self.sources:
+            raise UsageError("sources is empty: there is nothing to train on")
+
+
+_ADAPTER = TypeAdapter(TrainConfig)
+
+
+def override(config: TrainConfig, settings: list[str]) -> TrainConfig:
+    """A copy with `key=value` settings applied; values are JSON, or plain text where that is what is wanted.
+
+    `sources.0.weight=2` reaches into a list.
+
+    Raises:
+        UsageError: for a setting that is not key=value, an unknown key, or a value of the wrong type.
+    """
+    plain = to_plain(config)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r}: expected key=value, for example --set steps=1000")
+        _assign(plain, key.split("."), _value(text), key)
+    return from_plain(plain)
+
+
+def _assign(node: Any, path: list[str], value: Any, key: str) -> None:
+    head: Any = path[0]
+    if isinstance(node, list):
+        if not head.isdigit() or int(head) >= len(node):
+            raise UsageError(f"--set {key}: {head!r} is not an item, expected 0 to {len(node) - 1}")
+        head = int(head)
+    elif not isinstance(node, dict):
+        raise UsageError(f"--set {key}: there is nothing named {head!r} inside a plain value")
+    elif head not in node and not key.startswith("model_args."):
+        raise unknown_name("setting", head, node)
+    if len(path) == 1:
+        node[head] = value
+    else:
+        _assign(node[head], path[1:], value, key)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    plain: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return plain
+
+
+def from_plain(plain: dict[str, Any]) -> TrainConfig:
+    """The configuration from JSON values; a wrong one raises UsageError with its key."""
+    try:
+        return _ADAPTER.validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"--set {where}={first['input']!r}: {first['msg'].lower()}") from None
+
+
+def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """`dataclasses.replace`, for recipes that vary another."""
+    return dataclasses.replace(config, **changes)

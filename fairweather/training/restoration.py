@@ -1,0 +1,157 @@
+"""Training of a plain restorer: one network, degraded picture in, clear picture out.
+
+The step is a function, the LightningModule around it is short, and the recipes are at the bottom.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from fairweather.data.patches import Clear, Pairs, Sample
+from fairweather.metrics import luma_bt601, psnr
+from fairweather.models.layers import pad_to_multiple
+from fairweather.training.config import TrainConfig, replace
+
+
+def restoration_loss(net: nn.Module, degraded: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the restored picture."""
+    return (net(degraded).float() - target).abs().mean()
+
+
+def warmup_cosine(step: int, config: TrainConfig) -> float:
+    """Factor on the learning rate at a step (0-based): linear warm-up, then a cosine to the final rate."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - 1 - config.warmup)
+    floor = config.final_learning_rate / config.learning_rate
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def ema(net: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights; buffers are copied (IRConStyle's release forgets them).
+
+    The decay grows from 0.1 to its value over the first steps, so that the start is soon forgotten.
+    """
+
+    def update(averaged: Any, current: Any, count: Tensor) -> None:
+        weight = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, 1 - weight)
+
+    return AveragedModel(net, multi_avg_fn=update)
+
+
+class Restoration(LightningModule):
+    """Trains `net`, keeps its average, and validates the average on whole pictures."""
+
+    def __init__(self, net: nn.Module, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = net.to(memory_format=torch.channels_last)
+        self.average = ema(self.net, config.ema_decay)
+
+    def training_step(self, batch: Sample, _: int) -> Tensor:
+        degraded, target = (x.contiguous(memory_format=torch.channels_last) for x in batch)
+        loss = restoration_loss(self.net, degraded, target)
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.global_step}; lower learning_rate or clip_norm"
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.average.update_parameters(self.net)
+
+    def validation_step(self, batch: Sample, _: int) -> None:
+        degraded, target = batch
+        padded = pad_to_multiple(degraded, 64).contiguous(memory_format=torch.channels_last)
+        restored = self.average(padded)[..., : target.shape[-2], : target.shape[-1]]
+        restored = restored.float().clamp(0, 1).mul(255).round().div(255)
+        if self.config.validation_channel == "y":
+            scores = psnr(luma_bt601(restored), luma_bt601(target), data_range=255)
+        else:
+            scores = psnr(restored, target)
+        self.log("val/psnr", scores.mean(), prog_bar=True, on_epoch=True, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(),
+            lr=self.config.learning_rate,
+            betas=self.config.betas,
+            weight_decay=self.config.weight_decay,
+        )
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        torch.set_rng_state(checkpoint["rng"])
+
+
+# Recipes ---------------------------------------------------------------------------------------------------------
+
+_BSDS = Path("bsds500")
+_DIV2K = Path("div2k_crops")
+_ROADSCENE = Path("roadscene_rain")
+# Neighbouring numbers are neighbouring frames of one drive, so whole stretches are held back.
+_ROADSCENE_VALIDATION = ((61, 67), (173, 180))
+
+
+def derain_small() -> TrainConfig:
+    """Rain by day and night: RoadScene-rain's own rain, the same rain freshly drawn, and our wide generator."""
+    return TrainConfig(
+        recipe="derain_small",
+        model="nafnet_small",
+        task="derain",
+        validation_channel="y",
+        sources=(
+            # RoadScene's rain always falls from the upper right: a half turn keeps that, a flip would not.
+            Pairs(path=_ROADSCENE, split="train", drop=_ROADSCENE_VALIDATION, weight=0.4, augment="half_turn"),
+            Clear(
+                path=_ROADSCENE / "train/Vis/target",
+                degradation="roadscene_rain",
+                drop=_ROADSCENE_VALIDATION,
+                weight=0.15,
+                augment="half_turn",
+            ),
+            Clear(path=_BSDS / "train", degradation="rain", weight=0.14),
+            Clear(path=_BSDS / "test", degradation="rain", weight=0.21),
+            Clear(path=_DIV2K, degradation="rain", weight=0.1),
+        ),
+        validation=(
+            Pairs(path=_ROADSCENE, split="train", keep=_ROADSCENE_VALIDATION),
+            Clear(path=_BSDS / "val", degradation="rain", keep=((0, 9),)),
+        ),
+        steps=8000,
+    )
+
+
+def denoise_small() -> TrainConfig:
+    """Colour noise of any strength up to sigma 55, one network for all."""
+    return TrainConfig(
+        recipe="denoise_small",
+        model="nafnet_small",
+        task="denoise",
+        sources=(
+            Clear(path=_BSDS / "train", degradation="noise", weight=0.32),
+            Clear(path=_BSDS / "test", degradation="noise", weight=0.48),
+            Clear(path=_DIV2K, degradation="noise", weight=0.2),
+        ),
+        validation=(Clear(path=_BSDS / "val", degradation="noise", keep=((0, 9),)),),
+        steps=8000,
+    )
+
+
+def denoise_tiny() -> TrainConfig:
+    """The smallest denoiser, for trying things out."""
+    return replace(denoise_small(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)

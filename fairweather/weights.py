@@ -1,0 +1,102 @@
+"""The weights that we publish: one table, and safe reading of a file.
+
+Weights are safetensors, kept in half precision and computed with in float32. A file is read only if its SHA-256 is
+the one in the table: damage that still parses would otherwise go unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fairweather.errors import WeightsError
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One weights file: what it is for, where it comes from, how good it measured."""
+
+    model: str
+    task: str
+    sha256: str
+    recipe: str
+    """`fairweather train RECIPE` reproduces it."""
+    steps: int
+    seed: int
+    commit: str
+    """Of this repository, at training."""
+    data: str
+    licence: str = "Apache-2.0"
+    scores: dict[str, float] = field(default_factory=dict)
+    """Measured on test data: 'data set, profile, metric' -> value; docs/results.md has the commands."""
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.model}-{self.task}.safetensors"
+
+
+WEIGHTS: tuple[Weights, ...] = ()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_weights(entry: Weights) -> dict[str, Tensor]:
+    """Read a file of the table, checked by digest.
+
+    Raises:
+        WeightsError: if it is missing or differs from what was published.
+    """
+    if not entry.path.is_file():
+        raise WeightsError(f"{entry.path} is missing; reinstall fairweather to get it back")
+    digest = sha256(entry.path)
+    if digest != entry.sha256:
+        raise WeightsError(
+            f"{entry.path} is damaged: SHA-256 {digest[:12]}..., expected {entry.sha256[:12]}...; reinstall fairweather"
+        )
+    return read_weights(entry.path, model=entry.model)[0]
+
+
+def read_weights(path: Path, *, model: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a .safetensors of ours, as float32.
+
+    Args:
+        model: refuse a file that says it belongs to another model.
+
+    Returns:
+        the tensors by our names, and the file's metadata (model, task, recipe, ...).
+
+    Raises:
+        WeightsError: if it is missing, not safetensors, truncated, or of another model.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not a whole .safetensors file ({error})") from None
+    if model and metadata.get("model", model) != model:
+        raise WeightsError(f"{path} holds weights of {metadata['model']}, not of {model}")
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, metadata
+
+
+def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors in half precision, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+    part = path.with_name(f".{path.name}.part")
+    save_file(half, part, metadata=metadata)
+    part.replace(path)

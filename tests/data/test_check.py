@@ -1,0 +1,193 @@
+"""The check reads every picture and says what is wrong with a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fairweather.data.check import check, photo_hash
+from fairweather.errors import DataError, UsageError
+
+
+def photo(seed: int, width: int = 48, height: int = 40) -> Image.Image:
+    """Smooth random colours: a stand-in for a photograph, different for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(path: Path, picture: Image.Image, **options: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def pair(folder: Path, name: str, seed: int) -> None:
+    save(folder / "clear" / f"{name}.png", photo(seed))
+    save(folder / "hazy" / f"{name}.png", Image.blend(photo(seed), Image.new("RGB", (48, 40), "white"), 0.3))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A sound set: three training pairs and one test pair."""
+    for name, seed in (("1", 1), ("2", 2), ("10", 3)):
+        pair(tmp_path / "o_haze" / "train", name, seed)
+    pair(tmp_path / "o_haze" / "test", "4", 4)
+    return tmp_path / "o_haze"
+
+
+def test_sound_set_is_ok(root: Path) -> None:
+    report = check(root)
+    train, test = report.splits
+    assert report.ok
+    assert (train.name, train.count, test.name, test.count) == ("train", 3, "test", 1)
+    assert train.rule == "hazy/ against clear/, by equal stem"
+    assert train.examples[0] == "train/hazy/1.png -> train/clear/1.png"
+    assert train.sizes == ((48, 40),) * 3
+    assert all(gap > 0.05 for gap in train.colour_gap)  # white haze brightens
+    assert report.lines()[-1] == "ok"
+    assert "train: 3 pairs, hazy/ against clear/, by equal stem" in report.lines()
+
+
+def test_report_goes_through_json(root: Path) -> None:
+    read = json.loads(json.dumps(check(root).as_dict()))
+    assert read["ok"] is True
+    assert [part["count"] for part in read["splits"]] == [3, 1]
+
+
+def test_one_split_can_be_checked_alone(root: Path) -> None:
+    assert [part.name for part in check(root, split="test").splits] == ["test"]
+    assert [part.name for part in check(root / "test").splits] == [""]
+    with pytest.raises(UsageError, match="no split 'val'"):
+        check(root, split="val")
+
+
+def test_unreadable_files_are_listed_with_the_reason(root: Path) -> None:
+    (root / "train/hazy/2.png").write_bytes(b"no picture")
+    report = check(root)
+    (bad,) = report.splits[0].unreadable
+    assert bad.startswith("train/hazy/2.png: ")
+    assert not report.ok
+    assert report.splits[0].count == 3
+
+
+def test_pairs_of_different_size_are_listed(root: Path) -> None:
+    save(root / "train/hazy/2.png", photo(2, width=50))
+    report = check(root)
+    assert report.splits[0].different_size == ("train/hazy/2.png -> train/clear/2.png",)
+    assert report.splits[0].sizes[-1] == (50, 40)
+    assert not report.ok
+
+
+def test_files_without_partner_are_listed(root: Path) -> None:
+    save(root / "test/hazy/9.png", photo(9))
+    report = check(root)
+    assert report.splits[1].unmatched == ("test/hazy/9.png",)
+    assert not report.ok
+
+
+def test_equal_files_are_listed_but_are_no_failure_within_a_split(root: Path) -> None:
+    (root / "train/clear/2.png").write_bytes((root / "train/clear/1.png").read_bytes())
+    report = check(root)
+    assert report.duplicates == (("train/clear/1.png", "train/clear/2.png"),)
+    assert report.ok
+
+
+def test_the_same_photograph_in_two_splits_leaks_even_resized_and_compressed(root: Path) -> None:
+    (root / "test/clear/4.png").unlink()
+    save(root / "test/clear/4.jpg", photo(2).resize((96, 80), Image.Resampling.BICUBIC), quality=60)
+    report = check(root)
+    (leak,) = report.leaks
+    assert leak.startswith("train/clear/2.png is the same photograph as test/clear/4.jpg (")
+    assert not report.ok
+
+
+def test_hash_sees_the_photograph_and_not_its_encoding() -> None:
+    def bits(picture: Image.Image) -> np.ndarray:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        found = photo_hash(pixels)
+        assert found is not None
+        return found
+
+    assert bits(photo(1)).shape == (255,)
+    assert (bits(photo(1)) != bits(photo(1, 480, 400))).sum() <= 10
+    assert min((bits(photo(1)) != bits(photo(seed))).sum() for seed in range(2, 30)) > 34
+
+
+def test_even_pictures_have_no_hash_and_do_not_leak(tmp_path: Path) -> None:
+    assert photo_hash(torch.full((3, 40, 40), 0.5)) is None
+    save(tmp_path / "train/1.png", Image.new("RGB", (40, 40), "black"))
+    save(tmp_path / "test/1.png", Image.new("RGB", (40, 41), "black"))
+    assert check(tmp_path).leaks == ()
+
+
+def test_plain_folders_are_checked_without_depth_and_infrared(tmp_path: Path) -> None:
+    save(tmp_path / "train/rgb/1.png", photo(1))
+    save(tmp_path / "train/depth/1.png", photo(1).convert("L"))
+    save(tmp_path / "test/rgb/2.png", photo(2))
+    save(tmp_path / "test/ir/1.png", photo(1).convert("L"))
+    report = check(tmp_path)
+    assert report.ok
+    assert [(part.count, part.paired, part.colour_gap) for part in report.splits] == [(1, False, ())] * 2
+    assert "train: 1 pictures, no degraded pictures beside them" in report.lines()
+
+
+def test_manifest_is_checked(tmp_path: Path) -> None:
+    pair(tmp_path, "1", 1)
+    (tmp_path / "pairs.csv").write_text("degraded,target\nhazy/1.png,clear/1.png\n")
+    assert check(tmp_path / "pairs.csv").splits == check(tmp_path).splits
+
+
+OVERLAPS = {
+    "same_place": [
+        {"a": "o_haze/train/10", "b": "nh_haze/test/53", "matched_points": 553},
+        {"a": "o_haze/train/1", "b": "nh_haze/train/1", "matched_points": 60},
+        {"a": "nh_haze/train/7", "b": "o_haze/test/4", "matched_points": 80},
+        {"a": "o_haze/train/77", "b": "nh_haze/test/54", "matched_points": 99},
+    ]
+}
+
+
+def test_overlaps_beside_the_set_are_found(root: Path) -> None:
+    (root.parent / "overlaps.json").write_text(json.dumps(OVERLAPS))
+    for at in (root, root / "train"):
+        report = check(at)
+        assert report.leaks == ("o_haze/train/10 shows the same scene as nh_haze/test/53, by overlaps.json",)
+        assert not report.ok
+    assert check(root).notes == ("o_haze/test/4 shows the same scene as nh_haze/train/7, by overlaps.json",)
+    assert check(root, split="test").ok
+
+
+def test_overlaps_can_be_given_and_know_bsds500(tmp_path: Path) -> None:
+    save(tmp_path / "BSDS/bsds500/val/3096.jpg", photo(1))
+    save(tmp_path / "BSDS/bsds500/train/100075.jpg", photo(2))
+    save(tmp_path / "BSDS/bsds500/test/1.jpg", photo(3))
+    listed = {
+        "bsds500": {"val_photos_moved_to_cbsd68": ["3096"]},
+        "rain100_test_to_bsds500": {"001": "train/100075.jpg"},
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(listed))
+    leaks = check(tmp_path / "BSDS/bsds500", overlaps=tmp_path / "mine.json").leaks
+    assert [leak.split(",")[0] for leak in leaks] == [
+        "bsds500/train/100075 shows the same scene as rain100/test/001",
+        "bsds500/val/3096 shows the same scene as cbsd68/test/3096",
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"same_place": [{"a": "x"}]}'])
+def test_overlaps_in_another_form_are_refused(root: Path, text: str) -> None:
+    (root / "overlaps.json").write_text(text)
+    with pytest.raises(DataError, match="no list of overlaps in our form"):
+        check(root)
+
+
+def test_long_lists_are_shortened_for_people_but_complete_for_json(tmp_path: Path) -> None:
+    for name in range(13):
+        save(tmp_path / f"clear/{name}.png", photo(name))
+    save(tmp_path / "hazy/0.png", photo(0))
+    report = check(tmp_path)
+    assert "    and 2 more" in report.lines()
+    assert len(report.as_dict()["splits"][0]["unmatched"]) == 12
