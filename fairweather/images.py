@@ -92,15 +92,18 @@ def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGA
         PictureError: the file is missing, empty, not a picture, of a format or kind we do not read, damaged,
             incomplete, animated, of several pages, or too large. Nothing else, whatever the bytes are.
     """
-    name, data = ("the picture", source) if isinstance(source, bytes) else (_shown(source), _load(Path(source)))
+    name, data = (
+        ("the picture", source) if isinstance(source, bytes) else (_shown(source), _load(Path(source)))
+    )
     try:
         format = _sniff(data)
         return _READERS[format](data, max_megapixels)
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # decoders meet hostile bytes with a dozen kinds of exceptions
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise PictureError(f"{name}: damaged or incomplete ({reason}); copy or download it again") from error
+        raise PictureError(
+            f"{name}: damaged or incomplete ({_reason(error)}); copy or download it again"
+        ) from error
 
 
 def _load(path: Path) -> bytes:
@@ -147,7 +150,9 @@ def _sniff(data: bytes) -> Format:
         return "webp"
     if data.startswith((b"II*\0", b"MM\0*")):
         return "tiff"
-    if data.startswith(b"BM") and data[14:18] in [struct.pack("<I", n) for n in (12, 40, 52, 56, 64, 108, 124)]:
+    if data.startswith(b"BM") and data[14:18] in [
+        struct.pack("<I", n) for n in (12, 40, 52, 56, 64, 108, 124)
+    ]:
         return "bmp"  # two letters alone could begin a text
     for beginning, kind in _FOREIGN.items():
         if re.match(beginning, data, re.DOTALL):
@@ -247,7 +252,12 @@ def _decode_vips(loader: str, data: bytes) -> _Samples:
 def _from_pillow(image: PIL.Image.Image, *, format: Format, lossless: bool, **metadata: Any) -> Picture:
     """Picture of a Pillow image of any mode we take; the metadata given replace those Pillow found."""
     samples, icc = _pillow_samples(image)
-    found = {"icc": icc, "exif": image.info.get("exif"), "xmp": image.info.get("xmp"), "dpi": image.info.get("dpi")}
+    found = {
+        "icc": icc,
+        "exif": image.info.get("exif"),
+        "xmp": image.info.get("xmp"),
+        "dpi": image.info.get("dpi"),
+    }
     return _assemble(samples, format=format, lossless=lossless, **(found | metadata))
 
 
@@ -273,7 +283,9 @@ def _cmyk_to_rgb(image: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
     if icc:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
             return cast(PIL.Image.Image, converted)
     return image.convert("RGB")
 
@@ -381,7 +393,9 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
     height, width = picture.pixels.shape[1:]
     if max(height, width) > _LONGEST_SIDE.get(chosen, max(height, width)):
         limit = _LONGEST_SIDE[chosen]
-        raise PictureError(f"{chosen} holds at most {limit} pixels a side, this has {width}x{height}; write png or tiff")
+        raise PictureError(
+            f"{chosen} holds at most {limit} pixels a side, this has {width}x{height}; write png or tiff"
+        )
 
     bits = picture.bits if chosen in ("png", "tiff") else 8
     samples = _quantised(_planes(picture, alpha=chosen not in ("jpg", "bmp")), bits)
@@ -506,7 +520,9 @@ def from_array(array: npt.NDArray[Any]) -> Picture:
     """
     samples = array[..., None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in (1, 3, 4) or samples.size == 0:
-        raise PictureError(f"the array has shape {array.shape}; expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)")
+        raise PictureError(
+            f"the array has shape {array.shape}; expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
+        )
     if samples.dtype in (np.uint8, np.uint16):
         return _assemble(samples, format="png", lossless=True)
     if samples.dtype.kind != "f":
@@ -527,7 +543,9 @@ def to_array(picture: Picture, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The picture as an array of the type and the channels of `like`, the array it came from."""
     planes = _planes(picture, alpha=True)
     if like.dtype.kind == "f":
-        samples = np.stack([plane.detach().cpu().clamp(0, 1).numpy() for plane in planes], -1).astype(like.dtype)
+        samples = np.stack([plane.detach().cpu().clamp(0, 1).numpy() for plane in planes], -1).astype(
+            like.dtype
+        )
     else:
         samples = _quantised(planes, 8 * like.dtype.itemsize)
     return samples[..., 0] if like.ndim == 2 else samples
@@ -570,7 +588,10 @@ def _png_metadata(chunks: list[tuple[bytes, bytes]]) -> dict[str, Any]:
         elif kind == b"eXIf":
             found["exif"] = body
         elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
-            flags, text = body[18:20], body[20:].split(b"\0", 2)[2]  # after the language and the translated keyword
+            flags, text = (
+                body[18:20],
+                body[20:].split(b"\0", 2)[2],
+            )  # after the language and the translated keyword
             found["xmp"] = _inflate(text) if flags[0] else text
         elif kind == b"pHYs" and body[8:] == b"\1":  # pixels per metre
             found["dpi"] = tuple(number * 0.0254 for number in struct.unpack_from(">II", body))
@@ -591,9 +612,41 @@ _Tags: TypeAlias = "dict[int, tuple[int, npt.NDArray[Any] | _Tags]]"  # tag -> t
 _NUMBERS = dict(enumerate("u1 u1 u2 u4 u4 u1 u1 u2 u4 u4 u4 u8 u4".split(), start=1))  # of each TIFF type
 _RATIONALS = (5, 10)  # types of two numbers each
 _DIRECTORIES = (34665, 34853, 40965)  # tags pointing to the EXIF, GPS and interoperability directories
-_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _XMP, _ICC = 274, 282, 283, 296, 700, 34675
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    339,
+)
+_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _XMP, _ICC, _DNG = (
+    274,
+    282,
+    283,
+    296,
+    700,
+    34675,
+    50706,
+)
 # what describes the picture rather than its storage: title, maker, date, software, author, rights, EXIF, GPS
-_DESCRIPTIVE = {269, 270, 271, 272, 305, 306, 315, 316, 18246, 33432, *range(40091, 40096), 34665, 34853}
+_DESCRIPTIVE = {
+    269,
+    270,
+    271,
+    272,
+    _ORIENTATION,
+    305,
+    306,
+    315,
+    316,
+    18246,
+    33432,
+    *range(40091, 40096),
+    34665,
+    34853,
+}
 _LOSSLESS_COMPRESSIONS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
 
 
@@ -636,8 +689,13 @@ def _byte_order(block: bytes | bytearray) -> str:
 
 def _number(tags: _Tags, tag: int, default: int = 0) -> int:
     """The first value of a tag."""
+    return _numbers(tags, tag, [default])[0]
+
+
+def _numbers(tags: _Tags, tag: int, default: list[int]) -> list[int]:
+    """The first few values of a tag."""
     values = tags[tag][1] if tag in tags else None
-    return int(values[0]) if isinstance(values, np.ndarray) else default
+    return [int(value) for value in values[:8]] if isinstance(values, np.ndarray) else default
 
 
 def _bytes(tags: _Tags, tag: int) -> bytes | None:
@@ -656,7 +714,9 @@ def _write_tags(tags: _Tags, here: int) -> bytes:
             length = len(value) // (2 if kind in _RATIONALS else 1)
             body = value.astype(value.dtype.newbyteorder("<")).tobytes()
         inside = len(body) <= 4 and not isinstance(value, dict)
-        entries += struct.pack("<HHI", tag, kind, length) + (body.ljust(4, b"\0") if inside else struct.pack("<I", behind))
+        entries += struct.pack("<HHI", tag, kind, length) + (
+            body.ljust(4, b"\0") if inside else struct.pack("<I", behind)
+        )
         values += b"" if inside else body + b"\0" * (len(body) % 2)
     return struct.pack("<H", len(tags)) + entries + bytes(4) + values
 
@@ -670,7 +730,9 @@ def _reset_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
     if block[:2] not in (b"II", b"MM"):
         return 1, None
     orientation = 1
-    with contextlib.suppress(struct.error, ValueError):  # damaged EXIF is no reason to refuse an intact picture
+    with contextlib.suppress(
+        struct.error, ValueError
+    ):  # damaged EXIF is no reason to refuse an intact picture
         tags, end = _read_tags(block, struct.unpack_from(_byte_order(block) + "I", block, 4)[0])
         orientation = _number(tags, _ORIENTATION, 1)
         if 2 <= orientation <= 8:
@@ -701,3 +763,66 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture:
     elif photometric == 3 and samples.shape[2] < 3:  # libvips makes grey of a palette of greys
         samples = samples[..., [0, 0, 0, 1][: samples.shape[2] + 2]]
     ...
+
+
+def _check_tiff(tags: _Tags, data: bytes) -> None:
+    """Refuse the kinds of TIFF that would come out wrong."""
+    bits, photometric = _numbers(tags, _BITS, [1]), _number(tags, _PHOTOMETRIC)
+    if _DNG in tags or photometric in (32803, 34892) or data[8:10] == b"CR" or _number(tags, _SUBFILE) & 1:
+        raise PictureError("is camera raw, which is not supported; develop it to a 16-bit TIFF")
+    if set(bits) not in ({1}, {2}, {4}, {8}, {16}) or set(_numbers(tags, _SAMPLE_FORMAT, [1])) != {1}:
+        raise PictureError(
+            f"is a TIFF of {max(bits)}-bit float, signed or uneven numbers; convert it to 8 or 16 bits"
+        )
+    jpeg = _number(tags, _COMPRESSION) in (6, 7)
+    if photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 6 and not jpeg) or len(bits) > 4:
+        raise PictureError(
+            f"is a TIFF of colour kind {photometric} and {len(bits)} channels; convert it to RGB"
+        )
+    if photometric == 5 and bits[0] == 16:
+        raise PictureError("is a 16-bit CMYK TIFF, which is not supported; convert it to RGB")
+
+
+def _tiff_dpi(tags: _Tags) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(_number(tags, _RESOLUTION_UNIT, 2), 0.0)
+    (x, over_x), (y, over_y) = (_numbers(tags, tag, [0, 1]) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    return (x / over_x * per_inch, y / over_y * per_inch) if over_x and over_y else None
+
+
+def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:
+    data = _vips_image(samples).tiffsave_buffer(compression="deflate", predictor="horizontal", keep="none")
+    tags, _ = _read_tags(data, struct.unpack_from("<I", data, 4)[0])
+    for tag in (_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT):  # libvips makes some up
+        tags.pop(tag, None)
+    if picture.dpi:
+        x, y = (np.array([round(d * 10000), 10000], "<u4") for d in picture.dpi)
+        tags |= {_X_RESOLUTION: (5, x), _Y_RESOLUTION: (5, y), _RESOLUTION_UNIT: (3, np.array([2], "<u2"))}
+    if picture.exif:
+        with contextlib.suppress(struct.error, ValueError):  # damaged in the source already
+            (first,) = struct.unpack_from(_byte_order(picture.exif) + "I", picture.exif, 4)
+            described, _ = _read_tags(picture.exif, first)
+            tags |= {tag: described[tag] for tag in _DESCRIPTIVE & described.keys()}
+    for tag, kind, block in ((_XMP, 1, picture.xmp), (_ICC, 7, picture.icc)):
+        if block:
+            tags[tag] = kind, np.frombuffer(block, np.uint8)
+    here = len(data) + len(data) % 2
+    return data[:4] + struct.pack("<I", here) + data[8:].ljust(here - 8, b"\0") + _write_tags(tags, here)
+
+
+_READERS: dict[Format, Callable[[bytes, float], Picture]] = {
+    **{"png": _read_png, "jpg": _read_jpeg, "webp": _read_webp},
+    **{"tiff": _read_tiff, "bmp": _read_bmp},
+}
+
+
+# ---------------------------------------------------------------- messages
+
+
+def _shown(path: str | Path) -> str:
+    """A path fit for one line: newlines and the like escaped."""
+    return str(path) if str(path).isprintable() else repr(str(path))[1:-1]
+
+
+def _reason(error: Exception) -> str:
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or " ".join(str(error).split())[:150] or type(error).__name__

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -158,7 +159,9 @@ def photo_hash(pixels: Float[Tensor, "3 h w"]) -> Bool[np.ndarray, " bits"] | No
     The 16x16 lowest frequencies of the DCT of the 32x32 grey picture, without the mean: above their median or not.
     An even picture shows nothing that could be compared, and has no hash.
     """
-    grey = torch.nn.functional.adaptive_avg_pool2d(pixels.double().mean(0)[None], 32)[0]  # 32 32
+    grey = pixels.double().mean(0)[None, None]  # 1 1 h w
+    # Antialiased, since plain average pooling alone moves up to 10 bits when a photograph is resized.
+    grey = F.interpolate(grey, (32, 32), mode="bilinear", antialias=True)[0, 0]  # 32 32
     if grey.std() < 1 / 255:
         return None
     at = torch.arange(32, dtype=torch.float64)
@@ -261,7 +264,8 @@ def _listed_overlaps(
     for path in paths:
         parts = path.absolute().parts
         names |= {f"{a}/{b}/{path.stem}": None for a, b in pairwise(parts[:-1])}
-    leaks, notes = [], []
+    leaks: list[str] = []
+    notes: list[str] = []
     for one, two in [(name, other) for name in names for other in known.get(name, [])]:
         tested = "/test/" in one
         if tested != ("/test/" in two):

@@ -112,7 +112,8 @@ class Row(NamedTuple):
     input_ssim: float
 
 
-class Means(NamedTuple):
+@dataclass(frozen=True)
+class Means:
     """Means over `count` pictures; inf or nan in one of them shows here, since nothing is left out."""
 
     count: int

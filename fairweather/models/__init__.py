@@ -72,7 +72,7 @@ MODELS: dict[str, ModelInfo] = {
     "nafnet_small": ModelInfo(
         build=nafnet.nafnet_small,
         task=("derain", "denoise"),
-        params=2_328_267,
+        params=2_330_931,
         multiple_of=8,
         paper="arXiv 2204.04676, our size",
     ),

@@ -132,7 +132,7 @@ def derain_small() -> TrainConfig:
             Pairs(path=_ROADSCENE, split="train", keep=_ROADSCENE_VALIDATION),
             Clear(path=_BSDS / "val", degradation="rain", keep=((0, 9),)),
         ),
-        steps=8000,
+        steps=6500,
     )
 
 
@@ -148,7 +148,7 @@ def denoise_small() -> TrainConfig:
             Clear(path=_DIV2K, degradation="noise", weight=0.2),
         ),
         validation=(Clear(path=_BSDS / "val", degradation="noise", keep=((0, 9),)),),
-        steps=8000,
+        steps=6500,
     )
 
 

@@ -14,20 +14,20 @@ from fairweather.data.check import check, photo_hash
 from fairweather.errors import DataError, UsageError
 
 
-def photo(seed: int, width: int = 48, height: int = 40) -> Image.Image:
+def photo(seed: int, width: int = 96, height: int = 80) -> Image.Image:
     """Smooth random colours: a stand-in for a photograph, different for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def save(path: Path, picture: Image.Image, **options: int) -> None:
+def save(path: Path, picture: Image.Image, quality: int = 95) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
+    picture.save(path, quality=quality)
 
 
 def pair(folder: Path, name: str, seed: int) -> None:
     save(folder / "clear" / f"{name}.png", photo(seed))
-    save(folder / "hazy" / f"{name}.png", Image.blend(photo(seed), Image.new("RGB", (48, 40), "white"), 0.3))
+    save(folder / "hazy" / f"{name}.png", Image.blend(photo(seed), Image.new("RGB", (96, 80), "white"), 0.3))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_sound_set_is_ok(root: Path) -> None:
     assert (train.name, train.count, test.name, test.count) == ("train", 3, "test", 1)
     assert train.rule == "hazy/ against clear/, by equal stem"
     assert train.examples[0] == "train/hazy/1.png -> train/clear/1.png"
-    assert train.sizes == ((48, 40),) * 3
+    assert train.sizes == ((96, 80),) * 3
     assert all(gap > 0.05 for gap in train.colour_gap)  # white haze brightens
     assert report.lines()[-1] == "ok"
     assert "train: 3 pairs, hazy/ against clear/, by equal stem" in report.lines()
@@ -75,10 +75,10 @@ def test_unreadable_files_are_listed_with_the_reason(root: Path) -> None:
 
 
 def test_pairs_of_different_size_are_listed(root: Path) -> None:
-    save(root / "train/hazy/2.png", photo(2, width=50))
+    save(root / "train/hazy/2.png", photo(2, width=100))
     report = check(root)
     assert report.splits[0].different_size == ("train/hazy/2.png -> train/clear/2.png",)
-    assert report.splits[0].sizes[-1] == (50, 40)
+    assert report.splits[0].sizes[-1] == (100, 80)
     assert not report.ok
 
 
@@ -98,7 +98,7 @@ def test_equal_files_are_listed_but_are_no_failure_within_a_split(root: Path) ->
 
 def test_the_same_photograph_in_two_splits_leaks_even_resized_and_compressed(root: Path) -> None:
     (root / "test/clear/4.png").unlink()
-    save(root / "test/clear/4.jpg", photo(2).resize((96, 80), Image.Resampling.BICUBIC), quality=60)
+    save(root / "test/clear/4.jpg", photo(2, 192, 160), quality=60)
     report = check(root)
     (leak,) = report.leaks
     assert leak.startswith("train/clear/2.png is the same photograph as test/clear/4.jpg (")
