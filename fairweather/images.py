@@ -44,10 +44,8 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}  # what
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tiff"}  # what --format may say
 MAX_MEGAPIXELS = 100.0
 
-_BY_EXTENSION: dict[str, Format] = {
-    **{".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"},
-    **{".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"},
-}
+_OF_EXTENSION: dict[str, Format] = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+_OF_EXTENSION |= {".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"}
 _LONGEST_SIDE = {"jpg": 65500, "webp": 16383}  # what the file format can hold
 _READABLE = "PNG, JPEG, WebP, TIFF or BMP"
 
@@ -75,7 +73,6 @@ class Picture:
     exif: bytes | None = field(default=None, repr=False)
     """A bare TIFF block (without the leading "Exif"), its orientation already reset to 1."""
     xmp: bytes | None = field(default=None, repr=False)
-    dpi: tuple[float, float] | None = None
 
 
 # ---------------------------------------------------------------- reading
@@ -92,49 +89,48 @@ def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGA
         PictureError: the file is missing, empty, not a picture, of a format or kind we do not read, damaged,
             incomplete, animated, of several pages, or too large. Nothing else, whatever the bytes are.
     """
-    name, data = (
-        ("the picture", source) if isinstance(source, bytes) else (_shown(source), _load(Path(source)))
-    )
+    name = "the picture" if isinstance(source, bytes) else _shown(source)
     try:
-        format = _sniff(data)
-        return _READERS[format](data, max_megapixels)
+        data = source if isinstance(source, bytes) else _load(Path(source))
+        return _READERS[_sniff(data)](data, max_megapixels)
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # decoders meet hostile bytes with a dozen kinds of exceptions
-        raise PictureError(
-            f"{name}: damaged or incomplete ({_reason(error)}); copy or download it again"
-        ) from error
+        message = f"{name}: damaged or incomplete ({_reason(error)}); copy or download it again"
+        raise PictureError(message) from error
 
 
 def _load(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise PictureError(f"{_shown(path)}: is a folder; expected a picture file")
+            raise PictureError("is a folder; expected a picture file")
         if path.exists() and not path.is_file():
-            raise PictureError(f"{_shown(path)}: is a device or a pipe; expected a picture file")
-        return path.read_bytes()
+            raise PictureError("is a device or a pipe; expected a picture file")
+        with open(path, "rb") as file:
+            _sniff(file.read(64))  # refuse a film before it fills the memory
+            file.seek(0)
+            return file.read()
     except FileNotFoundError:
-        raise PictureError(f"{_shown(path)}: no such file; check the path") from None
+        raise PictureError("no such file; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise PictureError(f"{_shown(path)}: cannot be read ({_reason(error)})") from error
+        raise PictureError(
+            f"cannot be read ({_reason(error)}); check the path and its permissions"
+        ) from error
 
 
 _FOREIGN = {  # the beginnings of what people do hand in, so that the refusal can name it
     rb"GIF8": "GIF",
-    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
-    rb"....ftypavi": "AVIF",
+    rb"....ftyp(he[iv]|mif1|msf1)": "HEIC",
+    rb"....ftypavi[fs]": "AVIF",
     rb"....ftypcrx|FUJIFILM|II\x55\0|IIRO": "camera raw",
-    rb"....(ftyp|moov|mdat)|\x1aE\xdf\xa3": "video",
+    rb"....(ftyp|moov|mdat)|\x1aE\xdf\xa3|RIFF....AVI": "video",
     rb"\xff\x4f\xff\x51|\0\0\0\x0cjP": "JPEG 2000",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
-    rb"\x76\x2f\x31\x01": "OpenEXR",
-    rb"#\?RADIANCE": "Radiance HDR",
-    rb"8BPS": "Photoshop",
+    rb"\x76\x2f\x31\x01|#\?RADIANCE": "a high dynamic range picture",
+    rb"8BPS": "a Photoshop document",
     rb"%PDF": "PDF",
-    rb"P[1-7]\s": "PNM",
-    rb"\0\0\1\0": "ICO",
-    rb"\s*<(\?xml|svg)": "SVG or XML",
-    rb"(II\x2b\0|MM\0\x2b)\x08?\0": "BigTIFF",
+    rb"<\?xml|<svg": "SVG",
+    rb"II\x2b\0|MM\0\x2b": "BigTIFF",
 }
 
 
@@ -150,10 +146,10 @@ def _sniff(data: bytes) -> Format:
         return "webp"
     if data.startswith((b"II*\0", b"MM\0*")):
         return "tiff"
-    if data.startswith(b"BM") and data[14:18] in [
-        struct.pack("<I", n) for n in (12, 40, 52, 56, 64, 108, 124)
-    ]:
-        return "bmp"  # two letters alone could begin a text
+    if (
+        data.startswith(b"BM") and data[15:18] == b"\0\0\0"
+    ):  # a header under 256 bytes; "BM" alone could be text
+        return "bmp"
     for beginning, kind in _FOREIGN.items():
         if re.match(beginning, data, re.DOTALL):
             raise PictureError(f"is {kind}, which is not supported; convert it to {_READABLE}")
@@ -184,47 +180,36 @@ def _read_bmp(data: bytes, max_megapixels: float) -> Picture:
 
 
 def _read_webp(data: bytes, max_megapixels: float) -> Picture:
-    chunks = _webp_chunks(data)
-    kinds = [kind for kind, _ in chunks]
-    kind, head = chunks[0]
-    if kind == b"VP8X":
-        width, height = (int.from_bytes(head[i : i + 3], "little") + 1 for i in (4, 7))
-    elif kind == b"VP8L":
-        packed = int.from_bytes(head[1:5], "little")
-        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
-    else:
-        width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", head, 6))
-    _check_size(width, height, max_megapixels)  # before Pillow, whose constructor reserves the whole canvas
-    if kinds.count(b"ANMF") > 1:
-        raise PictureError("is an animated WebP, which is not supported; extract one frame")
-    image = _open_quietly(WebPImagePlugin.WebPImageFile, data)
-    return _from_pillow(image, format="webp", lossless=b"VP8L" in kinds)
-
-
-def _webp_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Kind and first ten bytes of every top-level chunk; ValueError if the file is cut."""
+    kinds, here = [], 12
     end = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < end:
         raise ValueError(f"{len(data)} bytes of {end}")
-    chunks, here = [], 12
     while here + 8 <= end:
-        chunks.append((data[here : here + 4], data[here + 8 : here + 18]))
+        kinds.append(data[here : here + 4])
         size = int.from_bytes(data[here + 4 : here + 8], "little")
         here += 8 + size + size % 2
-    return chunks
+    if kinds.count(b"ANMF") > 1:
+        raise PictureError("is an animated WebP, which is not supported; extract one frame")
+    image = _open_quietly(WebPImagePlugin.WebPImageFile, data)
+    _check_size(*image.size, max_megapixels)
+    return _from_pillow(image, format="webp", lossless=b"VP8L" in kinds)
 
 
 def _read_png(data: bytes, max_megapixels: float) -> Picture:
     chunks = _png_chunks(data)
+    if [kind for kind, _ in chunks].index(b"IHDR") != 0:
+        raise ValueError("its header is not at the beginning")
     width, height, depth = struct.unpack_from(">IIB", chunks[0][1])
     _check_size(width, height, max_megapixels)
     if any(kind == b"acTL" and body[:4] != b"\0\0\0\1" for kind, body in chunks):
         raise PictureError("is an animated PNG, which is not supported; extract one frame")
     metadata = _png_metadata(chunks)
-    data = _join_png(chunks)  # the decoders get pixels only: no text bombs, no half-valid animation
+    data = _join_png([chunk for chunk in chunks if chunk[0] in _PIXEL_CHUNKS])  # no text bombs, no animation
     if depth == 16:
-        return _assemble(_decode_vips("pngload_buffer", data), format="png", lossless=True, **metadata)
+        samples = _decode_vips("pngload_buffer", data, width, height)
+        return _assemble(samples, format="png", lossless=True, **metadata)
     image = _open_quietly(PngImagePlugin.PngImageFile, data)
+    _check_size(*image.size, max_megapixels)
     return _from_pillow(image, format="png", lossless=True, **metadata)
 
 
@@ -241,10 +226,12 @@ def _open_quietly(plugin: type[ImageFile.ImageFile], data: bytes) -> ImageFile.I
 _QUIET = threading.Lock()
 
 
-def _decode_vips(loader: str, data: bytes) -> _Samples:
+def _decode_vips(loader: str, data: bytes, width: int, height: int) -> _Samples:
     import pyvips  # here, because most pictures do without it
 
     image = getattr(pyvips.Image, loader)(data, access="sequential", fail_on="error")
+    if (image.width, image.height) != (width, height) or image.format not in ("uchar", "ushort"):
+        raise ValueError(f"its header says {width}x{height}, its pixels {image.width}x{image.height}")
     samples: _Samples = image.numpy()
     return samples if samples.ndim == 3 else samples[..., None]
 
@@ -252,13 +239,9 @@ def _decode_vips(loader: str, data: bytes) -> _Samples:
 def _from_pillow(image: PIL.Image.Image, *, format: Format, lossless: bool, **metadata: Any) -> Picture:
     """Picture of a Pillow image of any mode we take; the metadata given replace those Pillow found."""
     samples, icc = _pillow_samples(image)
-    found = {
-        "icc": icc,
-        "exif": image.info.get("exif"),
-        "xmp": image.info.get("xmp"),
-        "dpi": image.info.get("dpi"),
-    }
-    return _assemble(samples, format=format, lossless=lossless, **(found | metadata))
+    found = {"icc": icc} | {key: image.info.get(key) for key in ("exif", "xmp")}
+    kept: dict[str, Any] = found | metadata
+    return _assemble(samples, format=format, lossless=lossless, **kept)
 
 
 def _pillow_samples(image: PIL.Image.Image) -> tuple[_Samples, bytes | None]:
@@ -283,9 +266,8 @@ def _cmyk_to_rgb(image: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
     if icc:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):  # a broken profile: as if there were none
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(
-                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
+            screen = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, screen, outputMode="RGB")
             return cast(PIL.Image.Image, converted)
     return image.convert("RGB")
 
@@ -298,13 +280,11 @@ def _assemble(
     icc: bytes | None = None,
     exif: bytes | None = None,
     xmp: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
 ) -> Picture:
     """A Picture of decoded samples, turned upright as `exif` says."""
     orientation, exif = _reset_orientation(exif)
     if orientation >= 5:
         samples = samples.swapaxes(0, 1)
-        dpi = dpi and (dpi[1], dpi[0])
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     if orientation in (3, 4, 7, 8):
@@ -324,7 +304,6 @@ def _assemble(
         icc=icc or None,
         exif=exif,
         xmp=xmp or None,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(1 <= float(d) <= 65535 for d in dpi) else None,
     )
 
 
@@ -349,7 +328,7 @@ def write_picture(picture: Picture, path: Path, *, format: str | None = None, qu
     """
     path = Path(path)
     try:
-        format = format or _BY_EXTENSION.get(path.suffix.lower())
+        format = format or _OF_EXTENSION.get(path.suffix.lower())
         data = encode_picture(picture, format=format, quality=quality)
     except PictureError as error:
         raise PictureError(f"{_shown(path)}: {error}") from error.__cause__
@@ -363,8 +342,8 @@ def write_picture(picture: Picture, path: Path, *, format: str | None = None, qu
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, ValueError) as error:
-        reason = _reason(error)
-        raise PictureError(f"{_shown(path)}: cannot be written ({reason}); choose another folder") from error
+        message = f"{_shown(path)}: cannot be written ({_reason(error)}); check the folder and the disk"
+        raise PictureError(message) from error
     finally:
         with contextlib.suppress(OSError, ValueError):  # gone already when all went well
             temporary.unlink()
@@ -386,15 +365,16 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
         UsageError: an unknown format, or a quality outside 1 to 100.
     """
     chosen = format or picture.format
-    if chosen not in _BY_EXTENSION.values():
+    if chosen not in _OF_EXTENSION.values():
         raise unknown_name("format", chosen, FORMATS)
     if not 1 <= quality <= 100:
         raise UsageError(f"quality {quality} is outside 1 to 100; 95 is a good one")
     height, width = picture.pixels.shape[1:]
     if max(height, width) > _LONGEST_SIDE.get(chosen, max(height, width)):
         limit = _LONGEST_SIDE[chosen]
+        size = f"{width}x{height}"
         raise PictureError(
-            f"{chosen} holds at most {limit} pixels a side, this has {width}x{height}; write png or tiff"
+            f"{chosen} holds at most {limit} pixels a side, this has {size}; write png or tiff"
         )
 
     bits = picture.bits if chosen in ("png", "tiff") else 8
@@ -434,8 +414,6 @@ def _encode_png(samples: _Samples, picture: Picture) -> bytes:
     extra = []
     if picture.icc:
         extra.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
-    if picture.dpi:
-        extra.append((b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in picture.dpi), 1)))
     if picture.exif:
         extra.append((b"eXIf", picture.exif))
     if picture.xmp:
@@ -444,22 +422,17 @@ def _encode_png(samples: _Samples, picture: Picture) -> bytes:
 
 
 def _encode_pillow(samples: _Samples, picture: Picture, format: Format, quality: int) -> bytes:
-    metadata = {
-        "icc_profile": picture.icc,
-        "exif": b"Exif\0\0" + picture.exif if picture.exif else b"",
-        "xmp": picture.xmp or b"",
-        "dpi": picture.dpi or (0, 0),
-    }
+    exif = b"Exif\0\0" + picture.exif if picture.exif else b""
+    options = {"icc_profile": picture.icc, "exif": exif, "xmp": picture.xmp or b"", "quality": quality}
     if format == "bmp":
-        return _save_pillow(samples, "BMP", **({"dpi": picture.dpi} if picture.dpi else {}))
-    if format == "webp" and picture.lossless:
-        return _save_pillow(samples, "WEBP", lossless=True, exact=True, **metadata)
+        return _save_pillow(samples, "BMP")
     if format == "webp":
-        return _save_pillow(samples, "WEBP", quality=quality, exact=True, **metadata)
-    data = _save_pillow(samples, "JPEG", quality=quality, subsampling=0, **metadata)
-    # Pillow gives optimize a buffer of one byte per pixel, or two from quality 95 on, and fails beyond it.
-    if len(data) <= samples.shape[0] * samples.shape[1] * (2 if quality >= 95 else 1):
-        data = _save_pillow(samples, "JPEG", quality=quality, subsampling=0, optimize=True, **metadata)
+        lossless = {"lossless": True, "quality": 80} if picture.lossless else {}  # then quality is effort
+        return _save_pillow(samples, "WEBP", exact=True, **(options | lossless))
+    data = _save_pillow(samples, "JPEG", subsampling=0, **options)
+    # With optimize, Pillow reserves one byte a pixel, or two from quality 95 on, and fails if that is too few.
+    if len(data) <= max(2**16, samples.shape[0] * samples.shape[1] * (2 if quality >= 95 else 1)):
+        data = _save_pillow(samples, "JPEG", subsampling=0, optimize=True, **options)
     return data
 
 
@@ -504,7 +477,7 @@ def to_pil(picture: Picture) -> PIL.Image.Image:
     planes = _planes(picture, alpha=True)
     image = _pillow_image(_quantised(planes, 16 if picture.bits == 16 and len(planes) == 1 else 8))
     exif = picture.exif and b"Exif\0\0" + picture.exif
-    found = {"icc_profile": picture.icc, "exif": exif, "xmp": picture.xmp, "dpi": picture.dpi}
+    found = {"icc_profile": picture.icc, "exif": exif, "xmp": picture.xmp}
     image.info.update({key: value for key, value in found.items() if value})
     return image
 
@@ -520,9 +493,8 @@ def from_array(array: npt.NDArray[Any]) -> Picture:
     """
     samples = array[..., None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in (1, 3, 4) or samples.size == 0:
-        raise PictureError(
-            f"the array has shape {array.shape}; expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
-        )
+        shapes = "(h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
+        raise PictureError(f"the array has shape {array.shape}; expected {shapes}")
     if samples.dtype in (np.uint8, np.uint16):
         return _assemble(samples, format="png", lossless=True)
     if samples.dtype.kind != "f":
@@ -543,9 +515,8 @@ def to_array(picture: Picture, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The picture as an array of the type and the channels of `like`, the array it came from."""
     planes = _planes(picture, alpha=True)
     if like.dtype.kind == "f":
-        samples = np.stack([plane.detach().cpu().clamp(0, 1).numpy() for plane in planes], -1).astype(
-            like.dtype
-        )
+        clamped = [plane.detach().cpu().clamp(0, 1).numpy() for plane in planes]
+        samples = np.stack(clamped, -1).astype(like.dtype)
     else:
         samples = _quantised(planes, 8 * like.dtype.itemsize)
     return samples[..., 0] if like.ndim == 2 else samples
@@ -588,13 +559,8 @@ def _png_metadata(chunks: list[tuple[bytes, bytes]]) -> dict[str, Any]:
         elif kind == b"eXIf":
             found["exif"] = body
         elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
-            flags, text = (
-                body[18:20],
-                body[20:].split(b"\0", 2)[2],
-            )  # after the language and the translated keyword
+            flags, text = body[18:20], body[20:].split(b"\0", 2)[2]  # a language and a translation precede
             found["xmp"] = _inflate(text) if flags[0] else text
-        elif kind == b"pHYs" and body[8:] == b"\1":  # pixels per metre
-            found["dpi"] = tuple(number * 0.0254 for number in struct.unpack_from(">II", body))
     return found
 
 
@@ -608,103 +574,72 @@ def _inflate(packed: bytes, limit: int = 2**24) -> bytes:
 
 # ---------------------------------------------------------------- TIFF tags, which are EXIF tags too
 
-_Tags: TypeAlias = "dict[int, tuple[int, npt.NDArray[Any] | _Tags]]"  # tag -> type and values, or a directory
-_NUMBERS = dict(enumerate("u1 u1 u2 u4 u4 u1 u1 u2 u4 u4 u4 u8 u4".split(), start=1))  # of each TIFF type
-_RATIONALS = (5, 10)  # types of two numbers each
-_DIRECTORIES = (34665, 34853, 40965)  # tags pointing to the EXIF, GPS and interoperability directories
-_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = (
-    254,
-    256,
-    257,
-    258,
-    259,
-    262,
-    339,
-)
-_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _XMP, _ICC, _DNG = (
-    274,
-    282,
-    283,
-    296,
-    700,
-    34675,
-    50706,
-)
-# what describes the picture rather than its storage: title, maker, date, software, author, rights, EXIF, GPS
-_DESCRIPTIVE = {
-    269,
-    270,
-    271,
-    272,
-    _ORIENTATION,
-    305,
-    306,
-    315,
-    316,
-    18246,
-    33432,
-    *range(40091, 40096),
-    34665,
-    34853,
-}
-_LOSSLESS_COMPRESSIONS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
+_Tags: TypeAlias = "dict[int, tuple[int, npt.NDArray[Any] | _Tags]]"  # tag -> type, and values or a directory
+_NUMBER_BYTES = dict(enumerate((1, 1, 2, 4, 4, 1, 1, 2, 4, 4, 4, 8, 4), start=1))  # of each TIFF type
+_RATIONALS = (5, 10)  # types made of two numbers
+
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+_ORIENTATION, _SAMPLE_FORMAT, _XMP, _ICC, _DNG_VERSION = 274, 339, 700, 34675, 50706
+_DIRECTORIES = {34665, 34853, 40965}  # EXIF, GPS, interoperability
+# What tells of the picture rather than of its storage: orientation, resolution, title, maker, date, rights, ...
+_DESCRIPTIVE = {_ORIENTATION, 282, 283, 296, *range(269, 273), 305, 306, 315, 316, 18246, 33432, 34665, 34853}
+_LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # none, CCITT, LZW, deflate, PackBits, LZMA, zstd
+
+
+def _first_tags(block: bytes | bytearray) -> tuple[_Tags, int]:
+    """The first directory of a TIFF or EXIF block; see _read_tags."""
+    return _read_tags(block, struct.unpack_from(_order(block) + "I", block, 4)[0])
 
 
 def _read_tags(block: bytes | bytearray, here: int, depth: int = 0) -> tuple[_Tags, int]:
-    """The directory at byte `here` of a TIFF block, and where in it the place of the next directory stands.
+    """The directory at byte `here`, and at which byte the place of the next directory is noted.
 
-    Values are views of the block, in its byte order; damaged ones are left out.
+    Values are views of the block, in its byte order; those that lie outside are left out. struct.error or
+    ValueError if the directory itself is damaged.
     """
-    order = _byte_order(block)
+    order = _order(block)
     (count,) = struct.unpack_from(order + "H", block, here)
     end = here + 2 + 12 * count
     tags: _Tags = {}
     total = 0
     for entry in range(here + 2, end, 12):
-        tag, kind, length = struct.unpack_from(order + "HHI", block, entry)
-        if kind not in _NUMBERS or length == 0:
+        tag, kind, length, place = struct.unpack_from(order + "HHII", block, entry)
+        if kind not in _NUMBER_BYTES or length == 0:
             continue
-        number = np.dtype(order + _NUMBERS[kind])
         length *= 2 if kind in _RATIONALS else 1
-        size = length * number.itemsize
-        start = entry + 8 if size <= 4 else struct.unpack_from(order + "I", block, entry + 8)[0]
+        size = length * _NUMBER_BYTES[kind]
+        start = entry + 8 if size <= 4 else place
         if start + size > len(block):
             continue
         total += size
         if total > 2 * len(block):
-            raise ValueError("its tags lie on top of each other")
-        tags[tag] = kind, np.frombuffer(block, number, length, start)
+            raise ValueError("tags on top of each other")
+        tags[tag] = kind, np.frombuffer(block, f"{order}u{_NUMBER_BYTES[kind]}", length, start)
     for tag in tags.keys() & _DIRECTORIES:
-        below = _number(tags, tag)
+        place = _number(tags, tag)
         del tags[tag]
         with contextlib.suppress(struct.error, ValueError):
             if depth < 2:
-                tags[tag] = 4, _read_tags(block, below, depth + 1)[0]
+                tags[tag] = 4, _read_tags(block, place, depth + 1)[0]
     return tags, end
 
 
-def _byte_order(block: bytes | bytearray) -> str:
+def _order(block: bytes | bytearray) -> str:
     return "<" if block[:2] == b"II" else ">"
 
 
+def _values(tags: _Tags, tag: int) -> npt.NDArray[Any]:
+    values = tags[tag][1] if tag in tags else None
+    return values if isinstance(values, np.ndarray) else np.empty(0, np.uint8)
+
+
 def _number(tags: _Tags, tag: int, default: int = 0) -> int:
-    """The first value of a tag."""
-    return _numbers(tags, tag, [default])[0]
-
-
-def _numbers(tags: _Tags, tag: int, default: list[int]) -> list[int]:
-    """The first few values of a tag."""
-    values = tags[tag][1] if tag in tags else None
-    return [int(value) for value in values[:8]] if isinstance(values, np.ndarray) else default
-
-
-def _bytes(tags: _Tags, tag: int) -> bytes | None:
-    values = tags[tag][1] if tag in tags else None
-    return values.tobytes() if isinstance(values, np.ndarray) else None
+    values = _values(tags, tag)
+    return int(values[0]) if len(values) else default
 
 
 def _write_tags(tags: _Tags, here: int) -> bytes:
-    """A little-endian directory to stand at byte `here`, its values behind it."""
+    """A little-endian directory to stand at byte `here`, with its values behind it."""
     entries, values = b"", b""
     for tag, (kind, value) in sorted(tags.items()):
         behind = here + 2 + 12 * len(tags) + 4 + len(values)
@@ -713,94 +648,92 @@ def _write_tags(tags: _Tags, here: int) -> bytes:
         else:
             length = len(value) // (2 if kind in _RATIONALS else 1)
             body = value.astype(value.dtype.newbyteorder("<")).tobytes()
-        inside = len(body) <= 4 and not isinstance(value, dict)
-        entries += struct.pack("<HHI", tag, kind, length) + (
-            body.ljust(4, b"\0") if inside else struct.pack("<I", behind)
-        )
-        values += b"" if inside else body + b"\0" * (len(body) % 2)
+        if len(body) <= 4 and not isinstance(value, dict):
+            place, body = body.ljust(4, b"\0"), b""
+        else:
+            place = struct.pack("<I", behind)
+        entries += struct.pack("<HHI", tag, kind, length) + place
+        values += body + b"\0" * (len(body) % 2)
     return struct.pack("<H", len(tags)) + entries + bytes(4) + values
 
 
 def _reset_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
     """The orientation in an EXIF block (1 to 8), and the block with it set to 1 and all else as it was.
 
-    A block that is turned also loses the link to its thumbnail, which would still lie on its side.
+    The block of a turned picture also loses the link to its thumbnail, which would still lie on its side.
     """
     block = bytearray((exif or b"").removeprefix(b"Exif\0\0"))
-    if block[:2] not in (b"II", b"MM"):
+    if not block.startswith((b"II", b"MM")):
         return 1, None
-    orientation = 1
-    with contextlib.suppress(
-        struct.error, ValueError
-    ):  # damaged EXIF is no reason to refuse an intact picture
-        tags, end = _read_tags(block, struct.unpack_from(_byte_order(block) + "I", block, 4)[0])
+    try:
+        tags, end = _first_tags(block)
         orientation = _number(tags, _ORIENTATION, 1)
-        if 2 <= orientation <= 8:
-            cast(npt.NDArray[Any], tags[_ORIENTATION][1])[:1] = 1
-            block[end : end + 4] = bytes(4)
-    return orientation, bytes(block)
+        if orientation in range(2, 9):
+            _values(tags, _ORIENTATION)[0] = 1
+            struct.pack_into("I", block, end, 0)
+            return orientation, bytes(block)
+    except (struct.error, ValueError):  # damaged EXIF is no reason to refuse an intact picture
+        pass
+    return 1, bytes(block)
 
 
 def _read_tiff(data: bytes, max_megapixels: float) -> Picture:
-    order = _byte_order(data)
-    (here,) = struct.unpack_from(order + "I", data, 4)
-    tags, end = _read_tags(data, here)
-    _check_size(_number(tags, _WIDTH), _number(tags, _HEIGHT), max_megapixels)
-    _check_tiff(tags, data)
-    pages, seen = 1, {here}
-    while (here := struct.unpack_from(order + "I", data, end)[0]) not in (0, *seen):
-        seen.add(here)
-        page, end = _read_tags(data, here)
-        pages += not _number(page, _SUBFILE) & 1  # 1: a thumbnail or a smaller copy of another page
-    if pages > 1:
-        raise PictureError("is a TIFF of several pages, which is not supported; extract one page")
-
-    samples = _decode_vips("tiffload_buffer", data)
-    icc = _bytes(tags, _ICC)
+    tags, end = _first_tags(data)
+    width, height = _number(tags, _WIDTH), _number(tags, _HEIGHT)
+    _check_size(width, height, max_megapixels)
+    _check_tiff(tags, end, data)
+    samples = _decode_vips("tiffload_buffer", data, width, height)
+    icc = _values(tags, _ICC).tobytes()
     photometric = _number(tags, _PHOTOMETRIC)
     if photometric == 5:
-        samples, icc = _pillow_samples(PIL.Image.fromarray(samples, "CMYK"), icc)
+        samples, icc = np.asarray(_cmyk_to_rgb(PIL.Image.fromarray(samples, "CMYK"), icc)), b""
     elif photometric == 3 and samples.shape[2] < 3:  # libvips makes grey of a palette of greys
         samples = samples[..., [0, 0, 0, 1][: samples.shape[2] + 2]]
-    ...
+    kept = {tag: tags[tag] for tag in _DESCRIPTIVE & tags.keys()}
+    return _assemble(
+        samples,
+        format="tiff",
+        lossless=_number(tags, _COMPRESSION, 1) in _LOSSLESS,
+        icc=icc,
+        exif=b"II*\0\x08\0\0\0" + _write_tags(kept, 8) if kept else None,
+        xmp=_values(tags, _XMP).tobytes(),
+    )
 
 
-def _check_tiff(tags: _Tags, data: bytes) -> None:
-    """Refuse the kinds of TIFF that would come out wrong."""
-    bits, photometric = _numbers(tags, _BITS, [1]), _number(tags, _PHOTOMETRIC)
-    if _DNG in tags or photometric in (32803, 34892) or data[8:10] == b"CR" or _number(tags, _SUBFILE) & 1:
+def _check_tiff(tags: _Tags, end: int, data: bytes) -> None:
+    """Refuse camera raw, several pages, and the kinds of numbers and colours that would come out wrong."""
+    bits = _values(tags, _BITS)[:8].tolist() or [1]
+    colours, jpeg = _number(tags, _PHOTOMETRIC), _number(tags, _COMPRESSION) in (6, 7)
+    smaller = 1  # bit of _SUBFILE: a thumbnail, or a smaller copy of another page
+    if _DNG_VERSION in tags or data[8:10] == b"CR" or _number(tags, _SUBFILE) & smaller or colours > 32767:
         raise PictureError("is camera raw, which is not supported; develop it to a 16-bit TIFF")
-    if set(bits) not in ({1}, {2}, {4}, {8}, {16}) or set(_numbers(tags, _SAMPLE_FORMAT, [1])) != {1}:
+    if set(bits) not in ({1}, {2}, {4}, {8}, {16}) or set(_values(tags, _SAMPLE_FORMAT)[:8].tolist()) - {1}:
+        kind = "float or signed" if _number(tags, _SAMPLE_FORMAT, 1) != 1 else "unsigned"
         raise PictureError(
-            f"is a TIFF of {max(bits)}-bit float, signed or uneven numbers; convert it to 8 or 16 bits"
+            f"is a TIFF of {max(bits)}-bit {kind} numbers; convert it to 8 or 16 bits, unsigned"
         )
-    jpeg = _number(tags, _COMPRESSION) in (6, 7)
-    if photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 6 and not jpeg) or len(bits) > 4:
-        raise PictureError(
-            f"is a TIFF of colour kind {photometric} and {len(bits)} channels; convert it to RGB"
-        )
-    if photometric == 5 and bits[0] == 16:
-        raise PictureError("is a 16-bit CMYK TIFF, which is not supported; convert it to RGB")
+    known = colours in (0, 1, 2, 3) or (colours == 5 and bits[0] == 8) or (colours == 6 and jpeg)
+    if not known or len(bits) > 4:
+        name = {5: "16-bit CMYK", 6: "YCbCr", 8: "Lab"}.get(colours, f"kind {colours}")
+        raise PictureError(f"is a TIFF of {len(bits)} channels of {name} colour; convert it to RGB")
 
-
-def _tiff_dpi(tags: _Tags) -> tuple[float, float] | None:
-    per_inch = {2: 1.0, 3: 2.54}.get(_number(tags, _RESOLUTION_UNIT, 2), 0.0)
-    (x, over_x), (y, over_y) = (_numbers(tags, tag, [0, 1]) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
-    return (x / over_x * per_inch, y / over_y * per_inch) if over_x and over_y else None
+    pages, seen = 1, {0}
+    while (here := struct.unpack_from(_order(data) + "I", data, end)[0]) not in seen:
+        seen.add(here)
+        page, end = _read_tags(data, here)
+        pages += not _number(page, _SUBFILE) & smaller
+    if pages > 1:
+        raise PictureError(f"is a TIFF of {pages} pages, which is not supported; extract one page")
 
 
 def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:
-    data = _vips_image(samples).tiffsave_buffer(compression="deflate", predictor="horizontal", keep="none")
-    tags, _ = _read_tags(data, struct.unpack_from("<I", data, 4)[0])
-    for tag in (_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT):  # libvips makes some up
-        tags.pop(tag, None)
-    if picture.dpi:
-        x, y = (np.array([round(d * 10000), 10000], "<u4") for d in picture.dpi)
-        tags |= {_X_RESOLUTION: (5, x), _Y_RESOLUTION: (5, y), _RESOLUTION_UNIT: (3, np.array([2], "<u2"))}
+    image = _vips_image(samples)
+    data: bytes = image.tiffsave_buffer(compression="deflate", predictor="horizontal", keep="none")
+    tags, _ = _first_tags(data)
+    tags = {tag: tags[tag] for tag in tags.keys() - _DESCRIPTIVE}  # libvips makes up a resolution
     if picture.exif:
-        with contextlib.suppress(struct.error, ValueError):  # damaged in the source already
-            (first,) = struct.unpack_from(_byte_order(picture.exif) + "I", picture.exif, 4)
-            described, _ = _read_tags(picture.exif, first)
+        with contextlib.suppress(struct.error, ValueError):  # it was damaged in the source already
+            described, _ = _first_tags(picture.exif)
             tags |= {tag: described[tag] for tag in _DESCRIPTIVE & described.keys()}
     for tag, kind, block in ((_XMP, 1, picture.xmp), (_ICC, 7, picture.icc)):
         if block:
@@ -809,10 +742,8 @@ def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:
     return data[:4] + struct.pack("<I", here) + data[8:].ljust(here - 8, b"\0") + _write_tags(tags, here)
 
 
-_READERS: dict[Format, Callable[[bytes, float], Picture]] = {
-    **{"png": _read_png, "jpg": _read_jpeg, "webp": _read_webp},
-    **{"tiff": _read_tiff, "bmp": _read_bmp},
-}
+_READERS: dict[Format, Callable[[bytes, float], Picture]] = {"png": _read_png, "jpg": _read_jpeg}
+_READERS |= {"webp": _read_webp, "tiff": _read_tiff, "bmp": _read_bmp}
 
 
 # ---------------------------------------------------------------- messages

@@ -23,3 +23,17 @@ def keep_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, _NEVER)
     except (OSError, AttributeError):  # musl: its allocator has no such settings
         return
+
+
+def available_memory(device: str) -> int:
+    """Bytes of memory that can be used now, on the device that computes."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        return 4 * 1024**3

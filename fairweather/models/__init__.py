@@ -34,6 +34,8 @@ class ModelInfo:
     """Number of parameters as built without overrides."""
     multiple_of: int
     """Sides the network works on inside; any size goes in, padding is its own business."""
+    bytes_per_pixel: int
+    """Peak memory of a forward pass in fp32 on a CPU (benchmarks/memory.py); decides the size of tiles."""
     from_published: Callable[[StateDict], StateDict] | None = None
     """Published checkpoint names to ours; None where nothing is published."""
     inputs: tuple[str, ...] = ("visible",)
@@ -49,6 +51,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.nafnet,
         task=("denoise", "deblur", "derain", "dehaze"),
         params=87_404_483,
+        bytes_per_pixel=1900,
         multiple_of=16,
         from_published=nafnet.published_nafnet,
         paper="arXiv 2204.04676, as configured in arXiv 2402.15784",
@@ -57,6 +60,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.nafnet_width32,
         task=("deblur",),
         params=17_111_907,
+        bytes_per_pixel=1000,
         multiple_of=16,
         from_published=nafnet.published_nafnet,
         paper="arXiv 2204.04676",
@@ -65,6 +69,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.nafnet_width64,
         task=("deblur",),
         params=67_888_835,
+        bytes_per_pixel=1650,
         multiple_of=16,
         from_published=nafnet.published_nafnet,
         paper="arXiv 2204.04676",
@@ -73,6 +78,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.nafnet_small,
         task=("derain", "denoise"),
         params=2_330_931,
+        bytes_per_pixel=800,
         multiple_of=8,
         paper="arXiv 2204.04676, our size",
     ),
@@ -80,6 +86,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.nafnet_tiny,
         task=("derain", "denoise"),
         params=164_775,
+        bytes_per_pixel=600,
         multiple_of=8,
         paper="arXiv 2204.04676, our size",
     ),
@@ -87,6 +94,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.constyle_nafnet,
         task=("denoise", "deblur", "derain", "dehaze"),
         params=12_739_872,
+        bytes_per_pixel=3450,
         multiple_of=8,
         from_published=nafnet.published_constyle_nafnet,
         paper="arXiv 2402.15784",
@@ -95,6 +103,7 @@ MODELS: dict[str, ModelInfo] = {
         build=nafnet.constyle_nafnet_small,
         task=("denoise", "deblur", "derain", "dehaze"),
         params=1_739_360,
+        bytes_per_pixel=1450,
         multiple_of=8,
         paper="arXiv 2402.15784, our size",
     ),

@@ -122,6 +122,8 @@ def test_even_pictures_have_no_hash_and_do_not_leak(tmp_path: Path) -> None:
     save(tmp_path / "train/1.png", Image.new("RGB", (40, 40), "black"))
     save(tmp_path / "test/1.png", Image.new("RGB", (40, 41), "black"))
     assert check(tmp_path).leaks == ()
+    save(tmp_path / "test/2.png", Image.new("RGB", (40, 40), "black"))
+    assert check(tmp_path).leaks == ("train/1.png is the same file as test/2.png",)
 
 
 def test_plain_folders_are_checked_without_depth_and_infrared(tmp_path: Path) -> None:

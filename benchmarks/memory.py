@@ -1,0 +1,41 @@
+"""Bytes of memory that each network needs per pixel, as `MODELS[...].bytes_per_pixel` states it.
+
+    python benchmarks/memory.py [MODEL ...]
+
+Each figure is the growth of a fresh process's peak memory between two picture sizes, per pixel, fp32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+SIDES = (256, 768)
+
+
+def peak(model: str, side: int) -> int:
+    """Peak resident bytes of a process that restores one side x side picture."""
+    code = f"from benchmarks.memory import run; run({model!r}, {side})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def run(model: str, side: int) -> None:
+    """In the child: one forward pass, then print the peak."""
+    import torch
+
+    from fairweather import create_model
+
+    net = create_model(model).eval().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        net(torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    from fairweather.models import list_models
+
+    for name in sys.argv[1:] or list_models():
+        small, large = (peak(name, side) for side in SIDES)
+        print(f"{name:24} {(large - small) / (SIDES[1] ** 2 - SIDES[0] ** 2):8.0f} bytes per pixel")

@@ -1,0 +1,47 @@
+"""fairweather clears pictures taken in bad conditions: rain, night rain, haze, noise and blur.
+
+>>> import fairweather as fw
+>>> restored = fw.load("derain").restore("photo.jpg")   # doctest: +SKIP
+>>> restored.save("photo.derained.jpg")                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fairweather.errors import FairweatherError as FairweatherError
+    from fairweather.models import MODELS as MODELS
+    from fairweather.models import create_model as create_model
+    from fairweather.models import from_published as from_published
+    from fairweather.models import list_models as list_models
+    from fairweather.pipeline import Restorer as Restorer
+    from fairweather.pipeline import Result as Result
+    from fairweather.pipeline import load as load
+
+# Public names and where they live. They are fetched at first use: importing torch takes seconds, and
+# `fairweather --help` must not wait for it.
+_PUBLIC = {
+    "FairweatherError": "errors",
+    "MODELS": "models",
+    "create_model": "models",
+    "from_published": "models",
+    "list_models": "models",
+    "Restorer": "pipeline",
+    "Result": "pipeline",
+    "load": "pipeline",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fairweather' has no attribute {name!r}")
+    return getattr(import_module(f"fairweather.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,237 @@
+"""Restoring many files: what the inputs mean, where the results go, and one run over all of them.
+
+One bad file does not stop the rest, nothing is overwritten unasked, and the counts add up:
+seen = done + skipped + failed.
+"""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fairweather import images
+from fairweather.compare import side_by_side
+from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError
+from fairweather.pipeline import PAST, Restorer, Result
+
+Existing = Literal["skip", "overwrite", "error", "number"]
+STREAM = Path("-")
+"""Standard input as a source, standard output as a target."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to restore."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job."""
+
+    job: Job
+    status: Literal["done", "skipped", "failed"]
+    message: str = ""
+    result: Result | None = field(default=None, repr=False)
+    compare: Path | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """For one line of --json."""
+        record: dict[str, object] = {
+            "input": str(self.job.source),
+            "output": str(self.job.target),
+            "status": self.status,
+        }
+        if self.message:
+            record["message"] = self.message
+        if self.compare:
+            record["compare"] = str(self.compare)
+        if self.result:
+            r = self.result
+            record |= {
+                "model": r.model,
+                "task": r.task,
+                "weights_sha256": r.weights_sha256,
+                "device": r.device,
+                "precision": r.precision,
+                "tiles": r.tiles,
+                "seconds": round(r.seconds, 3),
+                "warnings": list(r.warnings),
+            }
+        return record
+
+
+def find_inputs(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
+    """(file, its place inside the folder it was found in) for each file, folder, glob or '-', in the order given.
+
+    In folders only files with a picture's extension count, and earlier results (photo.derained.jpg) are left out.
+
+    Raises:
+        UsageError: if an input is not there, or holds no pictures.
+    """
+    found: list[tuple[Path, Path]] = []
+    for text in inputs:
+        path = Path(text)
+        if text == "-":
+            found.append((STREAM, Path("stdin")))
+        elif path.is_dir():
+            inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p)]
+            if not inside:
+                raise UsageError(f"no pictures in {text}; we read {', '.join(sorted(images.EXTENSIONS))}")
+            found += inside
+        elif path.exists():
+            found.append((path, Path(path.name)))
+        else:
+            matches = [Path(m) for m in sorted(glob.glob(text, recursive=True))]
+            if not matches:
+                raise UsageError(f"no such file or folder: {text}")
+            found += [(p, Path(p.name)) for p in matches if p.is_file()]
+    return list(dict(reversed(found)).items())[::-1]  # each file once, at its first mention
+
+
+def _is_input(path: Path) -> bool:
+    earlier = path.suffixes[-2:-1] and path.suffixes[-2].removeprefix(".") in {*PAST.values(), "compare"}
+    return path.suffix.lower() in images.EXTENSIONS and path.is_file() and not earlier
+
+
+def plan(
+    inputs: Sequence[str],
+    *,
+    task: str,
+    output: str | None = None,
+    format: str | None = None,
+) -> list[Job]:
+    """Where each result goes.
+
+    Without `output` it lies beside its input: photo.jpg becomes photo.derained.jpg. A folder as output keeps names
+    and tree; a file (or '-') takes a single result.
+
+    Raises:
+        UsageError: for several inputs and one output file, two inputs that would share an output, or an output
+            that is one of the inputs.
+    """
+    found = find_inputs(inputs)
+    if format and format not in images.FORMATS:
+        raise UsageError(f"--format {format!r}: expected one of {', '.join(images.FORMATS)}")
+    to_folder = output is not None and output != "-" and (
+        Path(output).is_dir() or output.endswith("/") or len(found) > 1 or not Path(output).suffix
+    )
+    if output is not None and to_folder and Path(output).is_file():
+        raise UsageError(f"-o {output} is a file, but there are {len(found)} inputs; give a folder")
+    if output == "-" and len(found) > 1:
+        raise UsageError(f"-o - takes one picture, but there are {len(found)} inputs")
+    jobs = []
+    for source, inside in found:
+        if output == "-" or (output is None and source == STREAM):
+            target = STREAM
+        elif output is None:
+            target = source.with_name(f"{source.stem}.{PAST[task]}{_suffix(source, format)}")
+        elif to_folder:
+            target = Path(output) / inside.with_name(f"{inside.stem}{_suffix(inside, format)}")
+        else:
+            target = Path(output)
+        jobs.append(Job(source, target))
+    _check_clashes(jobs)
+    return jobs
+
+
+def _suffix(source: Path, format: str | None) -> str:
+    if format:
+        return images.FORMATS[format]
+    return source.suffix if source.suffix.lower() in images.EXTENSIONS else ".png"
+
+
+def _check_clashes(jobs: list[Job]) -> None:
+    sources = {job.source.resolve(): job.source for job in jobs if job.source != STREAM}
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target == STREAM:
+            continue
+        target = job.target.resolve()
+        if target in sources:
+            raise UsageError(f"{job.target} would overwrite the input {sources[target]}; choose another -o")
+        if target in targets:
+            raise UsageError(f"{targets[target]} and {job.source} would share the output {job.target}; rename one")
+        targets[target] = job.source
+
+
+def run(
+    jobs: Sequence[Job],
+    restorer: Restorer,
+    *,
+    strength: float = 1.0,
+    tile: int | Literal["auto"] = "auto",
+    format: str | None = None,
+    existing: Existing = "skip",
+    compare: bool = False,
+    max_megapixels: float = images.MAX_MEGAPIXELS,
+    progress: Callable[[Job, int, int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Restore each job's picture, yielding what became of it.
+
+    Raises:
+        UsageError: for options that fit no picture. OutOfMemoryError: at once, since the next would fail too.
+    """
+    for job in jobs:
+        target = _free_target(job.target, existing)
+        if target is None:
+            what = "skipped" if existing == "skip" else "failed"
+            yield Outcome(job, what, f"{job.target} exists; --existing overwrite or number writes it")
+            continue
+        job = Job(job.source, target)
+        try:
+            yield _restore_one(
+                job, restorer, strength, tile, format, compare, max_megapixels, progress
+            )
+        except (OutOfMemoryError, UsageError):
+            raise
+        except FairweatherError as error:
+            yield Outcome(job, "failed", str(error))
+
+
+def _restore_one(
+    job: Job,
+    restorer: Restorer,
+    strength: float,
+    tile: int | Literal["auto"],
+    format: str | None,
+    compare: bool,
+    max_megapixels: float,
+    progress: Callable[[Job, int, int], None] | None,
+) -> Outcome:
+    source = sys.stdin.buffer.read() if job.source == STREAM else job.source
+    picture = images.read_picture(source, max_megapixels=max_megapixels)
+    result = restorer.restore(
+        picture, strength=strength, tile=tile, progress=progress and (lambda i, n: progress(job, i, n))
+    )
+    if job.target == STREAM:
+        sys.stdout.buffer.write(images.encode_picture(result.image, format=format))
+        sys.stdout.buffer.flush()
+        return Outcome(job, "done", result=result)
+    images.write_picture(result.image, job.target, format=format)
+    beside = None
+    if compare:
+        beside = job.target.with_name(f"{job.target.stem}.compare.png")
+        columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
+        images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
+    return Outcome(job, "done", result=result, compare=beside)
+
+
+def _free_target(target: Path, existing: Existing) -> Path | None:
+    """Where to write, or None where something is there already and may not be touched."""
+    if target == STREAM or existing == "overwrite" or not target.exists():
+        if target.is_dir():
+            raise PictureError(f"{target} is a folder; expected a file name")
+        return target
+    if existing != "number":
+        return None
+    number = 2
+    while (free := target.with_name(f"{target.stem}-{number}{target.suffix}")).exists():
+        number += 1
+    return free

@@ -1,0 +1,306 @@
+"""load(name) and restore(picture): any kind of picture in, the same kind and size out.
+
+>>> import fairweather as fw
+>>> restorer = fw.load("denoise")
+>>> restorer.restore(np.zeros((5, 7, 3), np.uint8)).image.shape
+(5, 7, 3)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fairweather import images, weights
+from fairweather.errors import OutOfMemoryError, UsageError, unknown_name
+from fairweather.images import Picture
+from fairweather.models import MODELS, choose_weights, create_model
+from fairweather.models.layers import pad_to_multiple
+from fairweather.runtime import available_memory
+from fairweather.tiling import OVERLAP, SMALLEST, run_tiled
+
+log = logging.getLogger(__name__)
+
+TASKS: dict[str, str] = {"derain": "nafnet_small", "denoise": "nafnet_small"}
+"""The model that each task uses unless another is named."""
+
+PAST: dict[str, str] = {"derain": "derained", "denoise": "denoised", "dehaze": "dehazed", "deblur": "deblurred"}
+"""What a restored file is called: photo.derained.jpg."""
+
+Image = Any
+"""A path, bytes of a file, PIL.Image, Picture, numpy array (h, w[, c]) or tensor ([b,] 3, h, w)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A restored picture and how it came about."""
+
+    image: Image
+    """Of the kind that went in, same size: bytes for bytes, an array for an array; a PIL image for a path."""
+    picture: Picture | None = field(repr=False)
+    """Pixels with the file's metadata, for `save`; None for a batch of tensors."""
+    model: str
+    task: str
+    weights_sha256: str
+    device: str
+    precision: str
+    tiles: int
+    """1 if the whole picture went through the network at once."""
+    seconds: float
+    """From decoded pixels to restored pixels."""
+    warnings: tuple[str, ...] = ()
+
+    def save(self, path: str | Path, *, format: str | None = None, quality: int = 95) -> None:
+        """Write the picture with the metadata of its source, whole or not at all."""
+        if self.picture is None:
+            raise UsageError("a batch of tensors has no file to write; save its pictures one by one")
+        images.write_picture(self.picture, Path(path), format=format, quality=quality)
+
+
+class Restorer:
+    """A network with its weights on a device, ready to restore pictures. Safe to use from several threads."""
+
+    def __init__(
+        self, net: nn.Module, *, model: str, task: str, sha256: str, device: str, precision: str
+    ) -> None:
+        self.net = net.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.model, self.task, self.sha256 = model, task, sha256
+        self.device, self.precision = device, precision
+
+    def restore(
+        self,
+        image: Image,
+        *,
+        strength: float = 1.0,
+        tile: int | Literal["auto"] = "auto",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Result:
+        """Restore one picture (or a batch of tensors).
+
+        Args:
+            image: a path, the bytes of a file, a PIL image, an array, or a tensor in [0, 1].
+            strength: 0 gives the picture back, 1 what the network says, up to 1.5 goes beyond.
+            tile: largest side of the pieces that go through the network; "auto" takes the whole picture where
+                memory allows.
+            progress: called with (tiles done, tiles in all).
+
+        Raises:
+            PictureError: for what is not a picture. UsageError: for a strength or tile out of range.
+            OutOfMemoryError: if even the smallest tile does not fit.
+        """
+        if not 0 <= strength <= 1.5:
+            raise UsageError(f"strength is {strength:g}, expected 0 to 1.5 (1 is what the network says)")
+        if tile != "auto" and tile < SMALLEST:
+            raise UsageError(f"tile is {tile}, expected 'auto' or at least {SMALLEST} pixels")
+        if isinstance(image, Tensor) and image.ndim == 4:
+            done = [self.restore(x, strength=strength, tile=tile, progress=progress) for x in image]
+            if not done:
+                raise UsageError("the batch is empty: expected a tensor of at least one picture")
+            return dataclasses.replace(
+                done[0],
+                image=torch.stack([r.image for r in done]),
+                picture=None,
+                seconds=sum(r.seconds for r in done),
+            )
+        picture = _to_picture(image)
+        start = time.perf_counter()
+        pixels, tiles, warnings = self._run(picture.pixels, strength, tile, progress)
+        seconds = time.perf_counter() - start
+        restored = dataclasses.replace(picture, pixels=pixels)
+        return Result(
+            image=_like(image, restored),
+            picture=restored,
+            model=self.model,
+            task=self.task,
+            weights_sha256=self.sha256,
+            device=self.device,
+            precision=self.precision,
+            tiles=tiles,
+            seconds=seconds,
+            warnings=tuple(warnings),
+        )
+
+    def _run(
+        self,
+        pixels: Float[Tensor, "3 h w"],
+        strength: float,
+        tile: int | Literal["auto"],
+        progress: Callable[[int, int], None] | None,
+    ) -> tuple[Float[Tensor, "3 h w"], int, list[str]]:
+        """Restored pixels, number of tiles, warnings. Out of memory means smaller tiles, then a clear error."""
+        size = tile if tile != "auto" else self._auto_tile()
+        warnings: list[str] = []
+        count = 1
+
+        def note(done: int, total: int) -> None:
+            nonlocal count
+            count = total
+            if progress:
+                progress(done, total)
+
+        while True:
+            try:
+                restored = run_tiled(self._network, pixels, tile=size, overlap=OVERLAP, progress=note)
+                break
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if size <= SMALLEST:
+                    raise OutOfMemoryError(
+                        f"not enough memory even for tiles of {SMALLEST} pixels; close other programs or "
+                        "choose a smaller model (fairweather models list)"
+                    ) from None
+                size = max(SMALLEST, min(size, max(pixels.shape[-2:])) // 2)
+                warnings.append(f"not enough memory; went on with tiles of {size} pixels")
+                log.warning(warnings[-1])
+        if strength != 1:
+            restored.mul_(strength).add_(pixels, alpha=1 - strength)
+        return restored.clamp_(0, 1), count, warnings
+
+    @torch.inference_mode()
+    def _network(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """One tile through the network, padded by reflection to what it works on."""
+        height, width = x.shape[-2:]
+        padded = pad_to_multiple(x.to(self.device), MODELS[self.model].multiple_of)
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        if self.precision == "bf16":
+            with torch.autocast(self.device, dtype=torch.bfloat16):
+                y: Tensor = self.net(padded)
+            if not y.isfinite().all():
+                log.warning("bf16 gave a value that is not finite; this tile is computed again in fp32")
+                y = self.net(padded)
+        else:
+            y = self.net(padded)
+        return y[..., :height, :width].float().cpu()
+
+    def _auto_tile(self) -> int:
+        """The largest tile that takes at most half of the free memory."""
+        side = int((available_memory(self.device) / 2 / MODELS[self.model].bytes_per_pixel) ** 0.5)
+        return max(SMALLEST, min(side, LARGEST_TILE))
+
+    def __repr__(self) -> str:
+        return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+
+
+LARGEST_TILE = 1536
+"""Beyond it a tile is slower, not faster, on a CPU: its maps leave the cache and fresh memory costs more than work."""
+
+
+def load(
+    name: str,
+    *,
+    model: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> Restorer:
+    """Load the weights for a task, ready to restore.
+
+    Args:
+        name: a task (derain, denoise), a model name (its first task), or a .safetensors of ours.
+        model: for a task, another model than its usual one, or a .safetensors of ours.
+        device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
+        precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest right one. WeightsError: for missing or damaged weights.
+    """
+    task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", model or name)
+    path = Path(chosen)
+    if path.suffix == ".safetensors":
+        state, metadata = weights.read_weights(path)
+        model_name = metadata.get("model", "")
+        if model_name not in MODELS:
+            raise UsageError(f"{path} does not say which of our models it belongs to; train or convert it with fairweather")
+        net = create_model(model_name, weights=path, **json.loads(metadata.get("model_args", "{}")))
+        made_for, digest = metadata.get("task", ""), weights.sha256(path)
+        if task != "default" and made_for and made_for != task:
+            raise UsageError(f"{path} was trained to {made_for}, not to {task}")
+        task = made_for if task == "default" else task
+    else:
+        model_name = str(chosen)
+        if model_name not in MODELS:
+            raise unknown_name("task or model", model_name, [*TASKS, *MODELS])
+        entry = choose_weights(model_name, task)
+        net = create_model(model_name, weights=entry.task)
+        task, digest = entry.task, entry.sha256
+    return Restorer(
+        net,
+        model=model_name,
+        task=task,
+        sha256=digest,
+        device=_device(device),
+        precision="fp32" if precision == "auto" else _precision(precision),
+    )
+
+
+def _precision(name: str) -> str:
+    if name not in ("fp32", "bf16"):
+        raise unknown_name("precision", name, ["auto", "fp32", "bf16"])
+    return name
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise unknown_name("device", name, ["auto", "cpu", "cuda"]) from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: this machine has no CUDA device; use --device cpu")
+    if kind not in ("cpu", "cuda"):
+        raise unknown_name("device", name, ["auto", "cpu", "cuda"])
+    return name
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "memory" in text and ("alloc" in text or "out of" in text)
+    )
+
+
+def _to_picture(image: Image) -> Picture:
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | Path | bytes):
+        return images.read_picture(image)
+    if isinstance(image, PIL.Image.Image):
+        return images.from_pil(image)
+    if isinstance(image, np.ndarray):
+        return images.from_array(image)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or 0 in image.shape:
+            raise UsageError(
+                f"a tensor of shape {tuple(image.shape)} and {image.dtype}; "
+                "expected a float tensor (3, h, w) or (b, 3, h, w), RGB in [0, 1]"
+            )
+        return Picture(pixels=image.detach().to("cpu", torch.float32))
+    raise UsageError(
+        f"a picture of type {type(image).__name__}; expected a path, bytes, PIL image, numpy array or tensor"
+    )
+
+
+def _like(image: Image, restored: Picture) -> Image:
+    """The restored picture as the kind of thing that went in."""
+    if isinstance(image, Picture):
+        return restored
+    if isinstance(image, bytes):
+        return images.encode_picture(restored)
+    if isinstance(image, np.ndarray):
+        return images.to_array(restored, image)
+    if isinstance(image, Tensor):
+        return restored.pixels.to(image)
+    return images.to_pil(restored)

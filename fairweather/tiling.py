@@ -1,0 +1,84 @@
+"""Large pictures in pieces: how they are cut, run, and blended. Pure tensor functions.
+
+Tiles are of even size, overlap by a margin, and are blended over it with half-sine ramps that add up to one. Only
+one tile at a time goes through the network, so memory follows the tile and not the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+OVERLAP = 32
+"""Pixels that neighbouring tiles share on each side."""
+SMALLEST = 128
+"""The least side of a tile: below it most of the work would be overlap."""
+
+
+def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Cut `length` pixels into evenly sized spans (first, end) of at most `tile`, each sharing 2 * overlap with the next.
+
+    >>> spans(100, 60, 10)
+    [(0, 60), (40, 100)]
+    """
+    if length <= tile:
+        return [(0, length)]
+    count = math.ceil((length - 2 * overlap) / (tile - 2 * overlap))
+    size = math.ceil((length + (count - 1) * 2 * overlap) / count)
+    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def run_tiled(
+    network: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b 3 h w"]],
+    picture: Float[Tensor, "3 h w"],
+    *,
+    tile: int,
+    overlap: int = OVERLAP,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "3 h w"]:
+    """Run a network over a picture tile by tile.
+
+    A network that looks no farther than half of `overlap` gives what it would give on the whole picture, up to the
+    blending; one with global averages gives nearly that.
+
+    Args:
+        network: keeps height and width; called with one tile at a time.
+        tile: the largest side of a tile, more than 2 * overlap.
+        progress: called with (tiles done, tiles in all).
+    """
+    if tile <= 2 * overlap:
+        raise ValueError(f"a tile of {tile} pixels is not larger than its two overlaps of {overlap}")
+    rows, columns = (spans(n, tile, overlap) for n in picture.shape[-2:])
+    result = torch.zeros_like(picture)
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            piece = network(picture[None, :, top:bottom, left:right])[0]
+            weight = _ramp(rows, i)[:, None] * _ramp(columns, j)
+            result[:, top:bottom, left:right] += piece.to(result) * weight
+            if progress:
+                progress(i * len(columns) + j + 1, len(rows) * len(columns))
+    return result
+
+
+def _ramp(cut: list[tuple[int, int]], index: int) -> Float[Tensor, " n"]:
+    """Blending weights of one span: they rise and fall where it meets its neighbours, and all spans add up to 1."""
+    first, end = cut[index]
+    weight = torch.ones(end - first)
+    if index > 0:
+        shared = cut[index - 1][1] - first
+        weight[:shared] *= _half_sine(shared)
+    if index < len(cut) - 1:
+        shared = end - cut[index + 1][0]
+        weight[-shared:] *= 1 - _half_sine(shared)
+    return weight
+
+
+def _half_sine(n: int) -> Float[Tensor, " n"]:
+    """A ramp from 0 to 1: nothing over the outer quarters, where a tile sees least, a half sine between."""
+    position = (torch.arange(n) + 0.5) / n
+    return 0.5 - 0.5 * torch.cos(math.pi * ((position - 0.25) * 2).clamp(0, 1))
