@@ -1,8 +1,9 @@
 """Files, Pillow images and arrays to pictures and back: the only place for uint8, HWC, EXIF and alpha.
 
 A picture is read whole or refused with one line. Its format is what its first bytes say, its depth what its
-header says; nothing is guessed from the name or the values. Pillow decodes and encodes 8-bit PNG, JPEG, WebP
-and BMP; libvips (pyvips) does 16-bit PNG and every TIFF, which Pillow cannot hold or cannot read safely.
+header says; nothing is guessed from the name or the values. Pillow does JPEG, WebP, BMP, and reads 8-bit PNG;
+libvips (pyvips) does 16-bit PNG, which Pillow cannot hold, all of TIFF, where Pillow cannot put EXIF into a
+compressed file, and writes every PNG, several times faster. Metadata of PNG and TIFF are handled here.
 Colours are never converted (but CMYK becomes RGB): the ICC profile goes along with the pixels.
 
     read_picture   bytes or file -> Picture         write_picture    Picture -> file, whole or not at all
@@ -22,7 +23,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -113,9 +114,7 @@ def _load(path: Path) -> bytes:
     except FileNotFoundError:
         raise PictureError("no such file; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise PictureError(
-            f"cannot be read ({_reason(error)}); check the path and its permissions"
-        ) from error
+        raise PictureError(f"cannot be read ({_reason(error)}); check its path and permissions") from error
 
 
 _FOREIGN = {  # the beginnings of what people do hand in, so that the refusal can name it
@@ -146,10 +145,8 @@ def _sniff(data: bytes) -> Format:
         return "webp"
     if data.startswith((b"II*\0", b"MM\0*")):
         return "tiff"
-    if (
-        data.startswith(b"BM") and data[15:18] == b"\0\0\0"
-    ):  # a header under 256 bytes; "BM" alone could be text
-        return "bmp"
+    if data.startswith(b"BM") and data[15:18] == b"\0\0\0":
+        return "bmp"  # with a header of less than 256 bytes; a text may begin with BM too
     for beginning, kind in _FOREIGN.items():
         if re.match(beginning, data, re.DOTALL):
             raise PictureError(f"is {kind}, which is not supported; convert it to {_READABLE}")
@@ -168,31 +165,29 @@ def _check_size(width: int, height: int, max_megapixels: float) -> None:
 
 
 def _read_jpeg(data: bytes, max_megapixels: float) -> Picture:
-    image = _open_quietly(JpegImagePlugin.JpegImageFile, data)
-    _check_size(*image.size, max_megapixels)
-    return _from_pillow(image, format="jpg", lossless=False)
+    samples, metadata = _decode_pillow(JpegImagePlugin.JpegImageFile, data, max_megapixels)
+    return _assemble(samples, format="jpg", lossless=False, **metadata)
 
 
 def _read_bmp(data: bytes, max_megapixels: float) -> Picture:
-    image = _open_quietly(BmpImagePlugin.BmpImageFile, data)
-    _check_size(*image.size, max_megapixels)
-    return _from_pillow(image, format="bmp", lossless=True)
+    samples, metadata = _decode_pillow(BmpImagePlugin.BmpImageFile, data, max_megapixels)
+    return _assemble(samples, format="bmp", lossless=True, **metadata)
 
 
 def _read_webp(data: bytes, max_megapixels: float) -> Picture:
-    kinds, here = [], 12
+    kinds: list[bytes] = []
+    here = 12
     end = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < end:
         raise ValueError(f"{len(data)} bytes of {end}")
-    while here + 8 <= end:
+    while here + 8 <= end and len(kinds) < 1000:  # an honest file has fewer, or is animated
         kinds.append(data[here : here + 4])
         size = int.from_bytes(data[here + 4 : here + 8], "little")
         here += 8 + size + size % 2
     if kinds.count(b"ANMF") > 1:
         raise PictureError("is an animated WebP, which is not supported; extract one frame")
-    image = _open_quietly(WebPImagePlugin.WebPImageFile, data)
-    _check_size(*image.size, max_megapixels)
-    return _from_pillow(image, format="webp", lossless=b"VP8L" in kinds)
+    samples, metadata = _decode_pillow(WebPImagePlugin.WebPImageFile, data, max_megapixels)
+    return _assemble(samples, format="webp", lossless=b"VP8L" in kinds, **metadata)
 
 
 def _read_png(data: bytes, max_megapixels: float) -> Picture:
@@ -203,27 +198,27 @@ def _read_png(data: bytes, max_megapixels: float) -> Picture:
     _check_size(width, height, max_megapixels)
     if any(kind == b"acTL" and body[:4] != b"\0\0\0\1" for kind, body in chunks):
         raise PictureError("is an animated PNG, which is not supported; extract one frame")
-    metadata = _png_metadata(chunks)
-    data = _join_png([chunk for chunk in chunks if chunk[0] in _PIXEL_CHUNKS])  # no text bombs, no animation
+    pixels = _join_png([chunk for chunk in chunks if chunk[0] in _PIXEL_CHUNKS])  # texts may be bombs
     if depth == 16:
-        samples = _decode_vips("pngload_buffer", data, width, height)
-        return _assemble(samples, format="png", lossless=True, **metadata)
-    image = _open_quietly(PngImagePlugin.PngImageFile, data)
-    _check_size(*image.size, max_megapixels)
-    return _from_pillow(image, format="png", lossless=True, **metadata)
-
-
-def _open_quietly(plugin: type[ImageFile.ImageFile], data: bytes) -> ImageFile.ImageFile:
-    """Read a header with one Pillow decoder, passing by Image.open and its own limit on pixels.
-
-    Pillow warns about odd EXIF, which we keep as it is; the lock is there because warning filters are global.
-    """
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return plugin(io.BytesIO(data))
+        samples = _decode_vips("pngload_buffer", pixels, width, height)
+    else:
+        samples, _ = _decode_pillow(PngImagePlugin.PngImageFile, pixels, max_megapixels)
+    del pixels  # the next line needs the memory
+    return _assemble(samples, format="png", lossless=True, **_png_metadata(chunks))
 
 
 _QUIET = threading.Lock()
+
+
+def _decode_pillow(
+    decoder: type[ImageFile.ImageFile], data: bytes, max_megapixels: float
+) -> tuple[_Samples, dict[str, Any]]:
+    """Samples and metadata by one Pillow decoder, without Image.open and its own limit on pixels."""
+    with _QUIET, warnings.catch_warnings():  # warning filters are global, hence the lock
+        warnings.simplefilter("ignore")  # about odd EXIF, which we keep as it is
+        image = decoder(io.BytesIO(data))
+    _check_size(*image.size, max_megapixels)
+    return _pillow_samples(image)
 
 
 def _decode_vips(loader: str, data: bytes, width: int, height: int) -> _Samples:
@@ -232,34 +227,37 @@ def _decode_vips(loader: str, data: bytes, width: int, height: int) -> _Samples:
     image = getattr(pyvips.Image, loader)(data, access="sequential", fail_on="error")
     if (image.width, image.height) != (width, height) or image.format not in ("uchar", "ushort"):
         raise ValueError(f"its header says {width}x{height}, its pixels {image.width}x{image.height}")
-    samples: _Samples = image.numpy()
-    return samples if samples.ndim == 3 else samples[..., None]
+    samples: _Samples = image.numpy().reshape(height, width, image.bands)
+    return samples
 
 
-def _from_pillow(image: PIL.Image.Image, *, format: Format, lossless: bool, **metadata: Any) -> Picture:
-    """Picture of a Pillow image of any mode we take; the metadata given replace those Pillow found."""
-    samples, icc = _pillow_samples(image)
-    found = {"icc": icc} | {key: image.info.get(key) for key in ("exif", "xmp")}
-    kept: dict[str, Any] = found | metadata
-    return _assemble(samples, format=format, lossless=lossless, **kept)
-
-
-def _pillow_samples(image: PIL.Image.Image) -> tuple[_Samples, bytes | None]:
-    """Samples, and the ICC profile unless it was used up by the conversion from CMYK."""
-    icc = image.info.get("icc_profile") or None
-    alpha = image.has_transparency_data
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)[..., None], icc
+def _pillow_samples(image: PIL.Image.Image) -> tuple[_Samples, dict[str, Any]]:
+    """Samples and metadata of a Pillow image of any mode we take."""
+    samples = np.asarray(_pillow_convert(image))
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    metadata = {name: image.info.get(key) for name, key in _PILLOW_NAMES.items()}
     if image.mode == "CMYK":
-        return np.asarray(_cmyk_to_rgb(image, icc)), None
+        metadata["icc"] = None  # used up by the conversion
+    return samples if samples.ndim == 3 else samples[..., None], metadata
+
+
+_PILLOW_NAMES = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
+
+
+def _pillow_convert(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in mode L, LA, RGB, RGBA, or 16-bit grey as it is."""
+    alpha = "A" if image.has_transparency_data else ""
     if image.mode in ("1", "L", "LA", "La"):
-        wanted = "LA" if alpha else "L"
+        wanted = "L" + alpha
     elif image.mode in ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV"):
-        wanted = "RGBA" if alpha else "RGB"
+        wanted = "RGB" + alpha
+    elif image.mode == "CMYK":
+        return _cmyk_to_rgb(image, image.info.get("icc_profile"))
+    elif image.mode in ("I;16", "I;16B"):
+        return image
     else:
         raise PictureError(f"has Pillow mode {image.mode}, which is not supported; convert it to L or RGB")
-    samples = np.asarray(image if image.mode == wanted else image.convert(wanted))
-    return samples if samples.ndim == 3 else samples[..., None], icc
+    return image if image.mode == wanted else image.convert(wanted)
 
 
 def _cmyk_to_rgb(image: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
@@ -307,7 +305,7 @@ def _assemble(
     )
 
 
-def _unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor, "count h w"]:
+def _unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor, "{count} h w"]:
     """Integer planes as float32 in [0, 1], with no other copy; one plane is repeated to fill `count`."""
     unit = np.empty((count, *planes.shape[1:]), np.float32)
     np.divide(planes, np.float32(np.iinfo(planes.dtype).max), out=unit, dtype=np.float32)
@@ -317,7 +315,9 @@ def _unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor
 # ---------------------------------------------------------------- writing
 
 
-def write_picture(picture: Picture, path: Path, *, format: str | None = None, quality: int = 95) -> None:
+def write_picture(
+    picture: Picture, path: Path | str, *, format: str | None = None, quality: int = 95
+) -> None:
     """Write a picture to a file, whole or not at all; missing folders are made.
 
     The format is `format`, else that of the path's extension, else that of the picture. See encode_picture.
@@ -353,7 +353,8 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
     """The bytes of a file holding the picture.
 
     Values are clamped to [0, 1] and rounded to 8 bits, or to 16 if the picture has 16 and the format can hold
-    them. PNG, TIFF, BMP lose nothing, nor does WebP if the source lost nothing. JPEG (4:4:4) and BMP drop alpha.
+    them. PNG, TIFF and BMP lose nothing, nor does WebP if the source lost nothing; JPEG is 4:4:4. Alpha is
+    dropped by JPEG and BMP, metadata by BMP.
 
     Args:
         picture: what to encode.
@@ -371,11 +372,8 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
         raise UsageError(f"quality {quality} is outside 1 to 100; 95 is a good one")
     height, width = picture.pixels.shape[1:]
     if max(height, width) > _LONGEST_SIDE.get(chosen, max(height, width)):
-        limit = _LONGEST_SIDE[chosen]
-        size = f"{width}x{height}"
-        raise PictureError(
-            f"{chosen} holds at most {limit} pixels a side, this has {size}; write png or tiff"
-        )
+        limit = f"{_LONGEST_SIDE[chosen]} pixels a side"
+        raise PictureError(f"{chosen} holds at most {limit}, this has {width}x{height}; write png or tiff")
 
     bits = picture.bits if chosen in ("png", "tiff") else 8
     samples = _quantised(_planes(picture, alpha=chosen not in ("jpg", "bmp")), bits)
@@ -386,7 +384,7 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
             return _encode_tiff(samples, picture)
         return _encode_pillow(samples, picture, cast(Format, chosen), quality)
     except Exception as error:  # as many kinds as when decoding
-        raise PictureError(f"cannot be encoded as {chosen} ({_reason(error)}); write png or tiff") from error
+        raise PictureError(f"cannot be encoded as {chosen} ({_reason(error)}); try another format") from error
 
 
 def _planes(picture: Picture, *, alpha: bool) -> list[Float[Tensor, "h w"]]:
@@ -406,10 +404,7 @@ def _quantised(planes: list[Float[Tensor, "h w"]], bits: int) -> _Samples:
 
 
 def _encode_png(samples: _Samples, picture: Picture) -> bytes:
-    if samples.dtype == np.uint16:
-        data: bytes = _vips_image(samples).pngsave_buffer(filter="all", keep="none")
-    else:
-        data = _save_pillow(samples, "PNG")
+    data = _vips_image(samples).pngsave_buffer(filter="all", keep="none")
     chunks = [(kind, body) for kind, body in _png_chunks(data) if kind in _PIXEL_CHUNKS]
     extra = []
     if picture.icc:
@@ -422,18 +417,22 @@ def _encode_png(samples: _Samples, picture: Picture) -> bytes:
 
 
 def _encode_pillow(samples: _Samples, picture: Picture, format: Format, quality: int) -> bytes:
-    exif = b"Exif\0\0" + picture.exif if picture.exif else b""
-    options = {"icc_profile": picture.icc, "exif": exif, "xmp": picture.xmp or b"", "quality": quality}
+    options = _pillow_metadata(picture) | {"quality": quality}
     if format == "bmp":
         return _save_pillow(samples, "BMP")
     if format == "webp":
         lossless = {"lossless": True, "quality": 80} if picture.lossless else {}  # then quality is effort
         return _save_pillow(samples, "WEBP", exact=True, **(options | lossless))
     data = _save_pillow(samples, "JPEG", subsampling=0, **options)
-    # With optimize, Pillow reserves one byte a pixel, or two from quality 95 on, and fails if that is too few.
+    # With optimize, Pillow reserves a byte a pixel, or two from quality 95 on, and fails if that is too few.
     if len(data) <= max(2**16, samples.shape[0] * samples.shape[1] * (2 if quality >= 95 else 1)):
         data = _save_pillow(samples, "JPEG", subsampling=0, optimize=True, **options)
     return data
+
+
+def _pillow_metadata(picture: Picture) -> dict[str, Any]:
+    exif = b"Exif\0\0" + picture.exif if picture.exif else b""
+    return {"icc_profile": picture.icc or b"", "exif": exif, "xmp": picture.xmp or b""}
 
 
 def _save_pillow(samples: _Samples, format: str, **options: Any) -> bytes:
@@ -465,7 +464,8 @@ def from_pil(image: PIL.Image.Image) -> Picture:
     """
     try:
         image.load()
-        return _from_pillow(image, format="png", lossless=True)
+        samples, metadata = _pillow_samples(image)
+        return _assemble(samples, format="png", lossless=True, **metadata)
     except PictureError as error:
         raise PictureError(f"the image: {error}") from None
     except Exception as error:
@@ -476,14 +476,15 @@ def to_pil(picture: Picture) -> PIL.Image.Image:
     """Pillow image of a picture: L, LA, RGB or RGBA; I;16 for 16-bit grey, the only 16 bits Pillow has."""
     planes = _planes(picture, alpha=True)
     image = _pillow_image(_quantised(planes, 16 if picture.bits == 16 and len(planes) == 1 else 8))
-    exif = picture.exif and b"Exif\0\0" + picture.exif
-    found = {"icc_profile": picture.icc, "exif": exif, "xmp": picture.xmp}
-    image.info.update({key: value for key, value in found.items() if value})
+    metadata = _pillow_metadata(picture)
+    image.info.update({key: value for key, value in metadata.items() if value})
     return image
 
 
 def from_array(array: npt.NDArray[Any]) -> Picture:
-    """Picture of an array h w, h w 1, h w 3 (RGB) or h w 4 (RGBA); uint8, uint16, or floating point in [0, 1].
+    """Picture of an array h w, h w 1, h w 3 (RGB) or h w 4 (RGBA); uint8, uint16, or float in [0, 1].
+
+    Float counts as 16 bits, should it be written to a file.
 
     Raises:
         PictureError: another shape or type, or floating point values outside [0, 1].
@@ -528,12 +529,15 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 
-def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+def _png_chunks(data: bytes) -> list[tuple[bytes, bytes | memoryview]]:
     """Kind and body of every chunk up to IEND; ValueError where one is cut or its checksum is wrong."""
-    chunks, here, kind = [], 8, b""
+    chunks: list[tuple[bytes, bytes | memoryview]] = []
+    here, kind = 8, b""
     while kind != b"IEND":
+        if len(chunks) > 100_000:
+            raise ValueError("more than 100,000 chunks")
         size, kind = struct.unpack_from(">I4s", data, here)
-        body = data[here + 8 : here + 8 + size]
+        body = memoryview(data)[here + 8 : here + 8 + size]
         (checksum,) = struct.unpack_from(">I", data, here + 8 + size)
         if checksum == zlib.crc32(body, zlib.crc32(kind)):
             chunks.append((kind, body))
@@ -543,24 +547,25 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _join_png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [b"\x89PNG\r\n\x1a\n"]
+def _join_png(chunks: Sequence[tuple[bytes, bytes | memoryview]]) -> bytes:
+    parts: list[bytes | memoryview] = [b"\x89PNG\r\n\x1a\n"]
     for kind, body in chunks:
         checksum = zlib.crc32(body, zlib.crc32(kind))
         parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]
     return b"".join(parts)
 
 
-def _png_metadata(chunks: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+def _png_metadata(chunks: Sequence[tuple[bytes, bytes | memoryview]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for kind, body in chunks:
-        if kind == b"iCCP":
-            found["icc"] = _inflate(body.partition(b"\0")[2][1:])
+    for kind, view in chunks:
+        if kind == b"iCCP" and "icc" not in found:
+            found["icc"] = _inflate(bytes(view).partition(b"\0")[2][1:])
         elif kind == b"eXIf":
-            found["exif"] = body
-        elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
-            flags, text = body[18:20], body[20:].split(b"\0", 2)[2]  # a language and a translation precede
-            found["xmp"] = _inflate(text) if flags[0] else text
+            found["exif"] = bytes(view)
+        elif kind == b"iTXt" and view[: len(_XMP_KEYWORD)] == _XMP_KEYWORD and "xmp" not in found:
+            compressed, rest = view[18], bytes(view[20:])
+            text = rest.split(b"\0", 2)[2]  # behind a language and a translated keyword
+            found["xmp"] = _inflate(text) if compressed else text
     return found
 
 
@@ -581,7 +586,7 @@ _RATIONALS = (5, 10)  # types made of two numbers
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLE_FORMAT, _XMP, _ICC, _DNG_VERSION = 274, 339, 700, 34675, 50706
 _DIRECTORIES = {34665, 34853, 40965}  # EXIF, GPS, interoperability
-# What tells of the picture rather than of its storage: orientation, resolution, title, maker, date, rights, ...
+# What tells of the picture rather than of its storage: orientation, resolution, title, maker, date, rights
 _DESCRIPTIVE = {_ORIENTATION, 282, 283, 296, *range(269, 273), 305, 306, 315, 316, 18246, 33432, 34665, 34853}
 _LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # none, CCITT, LZW, deflate, PackBits, LZMA, zstd
 
@@ -640,7 +645,7 @@ def _number(tags: _Tags, tag: int, default: int = 0) -> int:
 
 def _write_tags(tags: _Tags, here: int) -> bytes:
     """A little-endian directory to stand at byte `here`, with its values behind it."""
-    entries, values = b"", b""
+    entries, values = bytearray(), bytearray()
     for tag, (kind, value) in sorted(tags.items()):
         behind = here + 2 + 12 * len(tags) + 4 + len(values)
         if isinstance(value, dict):
@@ -654,7 +659,7 @@ def _write_tags(tags: _Tags, here: int) -> bytes:
             place = struct.pack("<I", behind)
         entries += struct.pack("<HHI", tag, kind, length) + place
         values += body + b"\0" * (len(body) % 2)
-    return struct.pack("<H", len(tags)) + entries + bytes(4) + values
+    return struct.pack("<H", len(tags)) + bytes(entries) + bytes(4) + bytes(values)
 
 
 def _reset_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
@@ -709,21 +714,21 @@ def _check_tiff(tags: _Tags, end: int, data: bytes) -> None:
         raise PictureError("is camera raw, which is not supported; develop it to a 16-bit TIFF")
     if set(bits) not in ({1}, {2}, {4}, {8}, {16}) or set(_values(tags, _SAMPLE_FORMAT)[:8].tolist()) - {1}:
         kind = "float or signed" if _number(tags, _SAMPLE_FORMAT, 1) != 1 else "unsigned"
-        raise PictureError(
-            f"is a TIFF of {max(bits)}-bit {kind} numbers; convert it to 8 or 16 bits, unsigned"
-        )
+        sizes = "/".join(str(size) for size in dict.fromkeys(bits))
+        raise PictureError(f"is a TIFF of {sizes}-bit {kind} numbers; convert it to 8 or 16 bits, unsigned")
     known = colours in (0, 1, 2, 3) or (colours == 5 and bits[0] == 8) or (colours == 6 and jpeg)
     if not known or len(bits) > 4:
         name = {5: "16-bit CMYK", 6: "YCbCr", 8: "Lab"}.get(colours, f"kind {colours}")
         raise PictureError(f"is a TIFF of {len(bits)} channels of {name} colour; convert it to RGB")
 
-    pages, seen = 1, {0}
-    while (here := struct.unpack_from(_order(data) + "I", data, end)[0]) not in seen:
-        seen.add(here)
+    for _ in range(16):  # more than any pyramid of smaller copies has
+        (here,) = struct.unpack_from(_order(data) + "I", data, end)
+        if here == 0:
+            return
         page, end = _read_tags(data, here)
-        pages += not _number(page, _SUBFILE) & smaller
-    if pages > 1:
-        raise PictureError(f"is a TIFF of {pages} pages, which is not supported; extract one page")
+        if not _number(page, _SUBFILE) & smaller:
+            break
+    raise PictureError("is a TIFF of several pages, which is not supported; extract one page")
 
 
 def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:

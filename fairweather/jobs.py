@@ -119,8 +119,10 @@ def plan(
     found = find_inputs(inputs)
     if format and format not in images.FORMATS:
         raise UsageError(f"--format {format!r}: expected one of {', '.join(images.FORMATS)}")
-    to_folder = output is not None and output != "-" and (
-        Path(output).is_dir() or output.endswith("/") or len(found) > 1 or not Path(output).suffix
+    to_folder = (
+        output is not None
+        and output != "-"
+        and (Path(output).is_dir() or output.endswith("/") or len(found) > 1 or not Path(output).suffix)
     )
     if output is not None and to_folder and Path(output).is_file():
         raise UsageError(f"-o {output} is a file, but there are {len(found)} inputs; give a folder")
@@ -157,7 +159,9 @@ def _check_clashes(jobs: list[Job]) -> None:
         if target in sources:
             raise UsageError(f"{job.target} would overwrite the input {sources[target]}; choose another -o")
         if target in targets:
-            raise UsageError(f"{targets[target]} and {job.source} would share the output {job.target}; rename one")
+            raise UsageError(
+                f"{targets[target]} and {job.source} would share the output {job.target}; rename one"
+            )
         targets[target] = job.source
 
 
@@ -181,14 +185,12 @@ def run(
     for job in jobs:
         target = _free_target(job.target, existing)
         if target is None:
-            what = "skipped" if existing == "skip" else "failed"
-            yield Outcome(job, what, f"{job.target} exists; --existing overwrite or number writes it")
+            message = f"{job.target} exists; --existing overwrite or number writes it"
+            yield Outcome(job, "skipped" if existing == "skip" else "failed", message)
             continue
         job = Job(job.source, target)
         try:
-            yield _restore_one(
-                job, restorer, strength, tile, format, compare, max_megapixels, progress
-            )
+            yield _restore_one(job, restorer, strength, tile, format, compare, max_megapixels, progress)
         except (OutOfMemoryError, UsageError):
             raise
         except FairweatherError as error:

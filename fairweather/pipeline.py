@@ -22,6 +22,7 @@ import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from fairweather import images, weights
 from fairweather.errors import OutOfMemoryError, UsageError, unknown_name
@@ -36,7 +37,12 @@ log = logging.getLogger(__name__)
 TASKS: dict[str, str] = {"derain": "nafnet_small", "denoise": "nafnet_small"}
 """The model that each task uses unless another is named."""
 
-PAST: dict[str, str] = {"derain": "derained", "denoise": "denoised", "dehaze": "dehazed", "deblur": "deblurred"}
+PAST: dict[str, str] = {
+    "derain": "derained",
+    "denoise": "denoised",
+    "dehaze": "dehazed",
+    "deblur": "deblurred",
+}
 """What a restored file is called: photo.derained.jpg."""
 
 Image = Any
@@ -75,7 +81,8 @@ class Restorer:
     def __init__(
         self, net: nn.Module, *, model: str, task: str, sha256: str, device: str, precision: str
     ) -> None:
-        self.net = net.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.net = net.to(device).eval().requires_grad_(False)
+        convert_conv2d_weight_memory_format(self.net, torch.channels_last)
         self.model, self.task, self.sha256 = model, task, sha256
         self.device, self.precision = device, precision
 
@@ -222,7 +229,9 @@ def load(
         state, metadata = weights.read_weights(path)
         model_name = metadata.get("model", "")
         if model_name not in MODELS:
-            raise UsageError(f"{path} does not say which of our models it belongs to; train or convert it with fairweather")
+            raise UsageError(
+                f"{path} does not say which of our models it belongs to; train or convert it with fairweather"
+            )
         net = create_model(model_name, weights=path, **json.loads(metadata.get("model_args", "{}")))
         made_for, digest = metadata.get("task", ""), weights.sha256(path)
         if task != "default" and made_for and made_for != task:

@@ -43,7 +43,28 @@ class Weights:
         return FOLDER / f"{self.model}-{self.task}.safetensors"
 
 
-WEIGHTS: tuple[Weights, ...] = ()
+WEIGHTS: tuple[Weights, ...] = (
+    Weights(
+        model="nafnet_small",
+        task="derain",
+        sha256="e40b236fe8ce1de4c3b51674ad49d0abb3f27c4df63e76e72de3818fdd0344d1",
+        recipe="derain_small",
+        steps=6500,
+        seed=0,
+        commit="31058c3",
+        data="RoadScene-rain train (166 of 181 pairs); own rain over BSDS500 train and test, DIV2K crops",
+    ),
+    Weights(
+        model="nafnet_small",
+        task="denoise",
+        sha256="49b5e09912a22d98cd09caab3f47683d240feea67eaab1ec09edf4161bd3616c",
+        recipe="denoise_small",
+        steps=6500,
+        seed=0,
+        commit="31058c3",
+        data="own noise over BSDS500 train and test, DIV2K crops",
+    ),
+)
 
 
 def sha256(path: Path) -> str:
@@ -99,4 +120,5 @@ def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str])
     half = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     part = path.with_name(f".{path.name}.part")
     save_file(half, part, metadata=metadata)
+    part.chmod(0o644)
     part.replace(path)

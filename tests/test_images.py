@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import struct
 import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +106,14 @@ def assert_same(one: Picture, other: Picture) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize(
     ("format", "dtype"),
-    [("png", np.uint8), ("png", np.uint16), ("tiff", np.uint8), ("tiff", np.uint16), ("webp", np.uint8), ("bmp", np.uint8)],
+    [
+        ("png", np.uint8),
+        ("png", np.uint16),
+        ("tiff", np.uint8),
+        ("tiff", np.uint16),
+        ("webp", np.uint8),
+        ("bmp", np.uint8),
+    ],
 )
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (7, 3), (40, 61)])
 def test_lossless_formats_keep_pixels_depth_and_alpha(
@@ -187,7 +192,9 @@ def test_webp_is_lossless_only_if_its_source_was() -> None:
     lossy = read_picture(pil_bytes(noise(32, 32, 4), "WEBP", quality=80))
     assert not lossy.lossless
     assert b"VP8L" not in encode_picture(lossy)
-    assert not read_picture(encode_picture(replace(from_array(noise(32, 32, 3)), lossless=False), format="webp")).lossless
+    assert not read_picture(
+        encode_picture(replace(from_array(noise(32, 32, 3)), lossless=False), format="webp")
+    ).lossless
 
 
 def test_jpeg_inside_tiff_is_not_lossless() -> None:
@@ -199,7 +206,9 @@ def test_colours_under_transparent_pixels_are_kept() -> None:
     array = noise(12, 13, 4)
     array[..., 3] = 0
     for format in ("png", "tiff", "webp"):
-        assert np.array_equal(to_array(read_picture(encode_picture(from_array(array), format=format)), array), array)
+        assert np.array_equal(
+            to_array(read_picture(encode_picture(from_array(array), format=format)), array), array
+        )
 
 
 # ---------------------------------------------------------------- what files hold
@@ -208,7 +217,7 @@ def test_colours_under_transparent_pixels_are_kept() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_modes_of_files(mode: str, format: str) -> None:
-    image = PIL.Image.fromarray(noise(10, 11, 4), "RGBA").convert(mode)
+    image = PIL.Image.fromarray(noise(10, 11, 4 if mode.endswith("A") else 3)).convert(mode)
     picture = read_picture(pil_bytes(image, format))
     expected = {"1": "L", "P": "RGB"}.get(mode, mode)
     assert picture.mode == ("grey" if expected in ("L", "LA") else "rgb")
@@ -221,9 +230,11 @@ def test_palettes_become_rgb_even_if_grey() -> None:
     assert [read_picture(pil_bytes(image, format)).mode for format in ("PNG", "TIFF")] == ["rgb", "rgb"]
 
 
-@pytest.mark.parametrize(("mode", "transparency"), [("L", 7), ("1", 0), ("RGB", (9, 8, 7)), ("P", b"\x00\x80")])
+@pytest.mark.parametrize(
+    ("mode", "transparency"), [("L", 7), ("1", 0), ("RGB", (9, 8, 7)), ("P", b"\x00\x80")]
+)
 def test_transparent_colours_of_png_become_alpha(mode: str, transparency: Any) -> None:
-    image = PIL.Image.new(mode, (4, 4), {"L": 7, "RGB": (9, 8, 7)}.get(mode, 0))
+    image = PIL.Image.new(mode, (4, 4), transparency if mode != "P" else 0)
     picture = read_picture(pil_bytes(image, "PNG", transparency=transparency))
     assert picture.alpha is not None
     assert picture.alpha.max() == 0
@@ -266,7 +277,9 @@ def test_cmyk_goes_through_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     assert picture.icc is None
 
 
-@pytest.mark.parametrize("options", [{"tile": True}, {"bigtiff": False, "compression": "lzw"}, {"premultiply": True}])
+@pytest.mark.parametrize(
+    "options", [{"tile": True}, {"bigtiff": False, "compression": "lzw"}, {"premultiply": True}]
+)
 def test_other_layouts_of_16_bit_tiff(options: dict[str, Any]) -> None:
     array = noise(50, 33, 4, dtype=np.uint16)
     array[..., 3] |= 0x8000
@@ -357,14 +370,14 @@ def test_metadata_are_kept(format: str, dtype: Any, channels: int) -> None:
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp", "tiff"])
 def test_pillow_finds_our_metadata(format: str) -> None:
-    exif = exif_bytes().removeprefix(b"Exif\0\0")
-    data = encode_picture(replace(from_array(noise(5, 6, 3)), icc=ICC, exif=exif, xmp=XMP), format=format)
+    exif, xmp = exif_bytes().removeprefix(b"Exif\0\0"), XMP.replace(b"Orientation", b"Kind")
+    data = encode_picture(replace(from_array(noise(5, 6, 3)), icc=ICC, exif=exif, xmp=xmp), format=format)
     image = PIL.Image.open(io.BytesIO(data))
     image.load()
     assert image.info["icc_profile"] == ICC
-    assert image.info["xmp"] == XMP
+    assert image.info["xmp"] == xmp
     found = image.getexif()
-    assert found[0x010F] == PIL.Image.Exif.__call__ if False else found[0x010F]  # readable
+    assert found[0x011A] == 300
     assert float(found.get_ifd(0x8769)[0x829A]) == 0.02
     assert found.get_ifd(0x8825)[1] == "N"
 
@@ -373,11 +386,14 @@ def test_metadata_written_by_pillow_are_found() -> None:
     array = noise(5, 6, 3)
     text = PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
+    tags = PIL.Image.Exif()
+    tags.load(exif_bytes())
+    tags[700] = XMP
     files = {
         "png": pil_bytes(array, "PNG", icc_profile=ICC, exif=exif_bytes(), pnginfo=text),
         "jpg": pil_bytes(array, "JPEG", icc_profile=ICC, exif=exif_bytes(), xmp=XMP),
         "webp": pil_bytes(array, "WEBP", icc_profile=ICC, exif=exif_bytes(), xmp=XMP),
-        "tiff": pil_bytes(array, "TIFF", icc_profile=ICC, exif=exif_bytes(), tiffinfo={700: XMP}),
+        "tiff": pil_bytes(array, "TIFF", icc_profile=ICC, exif=tags),
     }
     for format, data in files.items():
         picture = read_picture(data)
@@ -402,7 +418,9 @@ def test_a_picture_without_metadata_gets_none() -> None:
 
 def test_text_that_jpeg_cannot_hold_is_refused() -> None:
     big = replace(from_array(noise(4, 4, 3)), xmp=b"x" * 70000)
-    with pytest.raises(PictureError, match=r"cannot be encoded as jpg \(XMP data is too long\); write png or tiff"):
+    with pytest.raises(
+        PictureError, match=r"cannot be encoded as jpg \(XMP data is too long\); try another format"
+    ):
         encode_picture(big, format="jpg")
     assert read_picture(encode_picture(big)).xmp == big.xmp
 
@@ -413,7 +431,6 @@ def test_text_that_jpeg_cannot_hold_is_refused() -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "missing.png")
     assert "is a folder; expected a picture file" in refusal(tmp_path)
-    assert "cannot be read" in refusal("a\0b.png".replace("\0", "\0")) if False else True
     (tmp_path / "empty.png").touch()
     assert "is empty (0 bytes)" in refusal(tmp_path / "empty.png")
     os.mkfifo(tmp_path / "pipe.png")
@@ -426,7 +443,13 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 
 def test_a_text_named_jpg_is_not_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "letter.jpg"
-    for text in (b"Dear all,", b"BM is the beginning of this text", b"\xff\xd8", b"\0" * 100, b"RIFF____WAVEfmt "):
+    for text in (
+        b"Dear all,",
+        b"BM is the beginning of this text",
+        b"\xff\xd8",
+        b"\0" * 100,
+        b"RIFF____WAVEfmt ",
+    ):
         path.write_bytes(text)
         assert refusal(path).endswith("is not a picture; expected PNG, JPEG, WebP, TIFF or BMP")
 
@@ -466,12 +489,18 @@ def animation(format: str) -> bytes:
 def test_animations_and_pages_are_refused() -> None:
     assert "is an animated PNG, which is not supported; extract one frame" in refusal(animation("PNG"))
     assert "is an animated WebP, which is not supported; extract one frame" in refusal(animation("WEBP"))
-    assert "is a TIFF of 3 pages, which is not supported; extract one page" in refusal(animation("TIFF"))
+    assert "is a TIFF of several pages, which is not supported; extract one page" in refusal(
+        animation("TIFF")
+    )
 
 
 def test_kinds_of_tiff_that_would_come_out_wrong_are_refused() -> None:
-    assert "is a TIFF of 32-bit float or signed numbers" in refusal(pil_bytes(noise(4, 4).astype(np.float32), "TIFF"))
-    assert "is a TIFF of 32-bit float or signed numbers" in refusal(pil_bytes(noise(4, 4).astype(np.int32), "TIFF"))
+    assert "is a TIFF of 32-bit float or signed numbers" in refusal(
+        pil_bytes(noise(4, 4).astype(np.float32), "TIFF")
+    )
+    assert "is a TIFF of 32-bit float or signed numbers" in refusal(
+        pil_bytes(noise(4, 4).astype(np.int32), "TIFF")
+    )
     assert "of Lab colour; convert it to RGB" in refusal(pil_bytes(PIL.Image.new("LAB", (4, 4)), "TIFF"))
     cmyk = pyvips.Image.new_from_array(noise(4, 4, 4, dtype=np.uint16)).copy(interpretation="cmyk")
     assert "of 16-bit CMYK colour; convert it to RGB" in refusal(cmyk.tiffsave_buffer())
@@ -484,14 +513,17 @@ def test_too_many_pixels_are_refused_from_the_header(format: str, monkeypatch: p
     data = encode_picture(from_array(np.zeros((1500, 2000, 3), np.uint8)), format=format)
     monkeypatch.setattr(images, "_assemble", None)  # nothing is decoded
     monkeypatch.setattr(images, "_decode_vips", None)
-    monkeypatch.setattr(images, "_from_pillow", None)
+    monkeypatch.setattr(images, "_pillow_samples", None)
     assert refusal(data, max_megapixels=2.5) == (
-        "the picture: has 2000x1500 pixels (3.0 megapixels) and the limit is 2.5; raise it with --max-megapixels 3"
+        "the picture: has 2000x1500 pixels (3.0 megapixels) and the limit is 2.5; "
+        "raise it with --max-megapixels 3"
     )
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP", "JPEG"])
-def test_bombs_meet_our_own_limit_and_pillows_is_left_alone(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_meet_our_own_limit_and_pillows_is_left_alone(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = pil_bytes(PIL.Image.new("L", (500, 400)), format)
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
@@ -508,6 +540,20 @@ def test_a_second_png_header_cannot_hide_a_larger_picture() -> None:
         data = encode_picture(from_array(noise(4, 4, 3, dtype=dtype)))
         refusal(with_png_chunk(data, b"IHDR", huge))
         refusal(with_png_chunk(data, b"IHDR", huge, before=b"IHDR"))
+
+
+def test_hostile_structures_are_refused_soon() -> None:
+    """Small files that say a lot about nothing: each is a second at most."""
+    png = encode_picture(from_array(noise(4, 4, 3)))
+    refusal(png[:33] + png_chunk(b"tEXt", b"") * 200_000 + png[33:])
+    webp = encode_picture(from_array(noise(4, 4, 3)), format="webp")
+    many = webp[:12] + b"JUNK\0\0\0\0" * 200_000 + webp[12:]
+    refusal(many[:4] + struct.pack("<I", len(many) - 8) + many[8:])
+    size = struct.pack("<HHHII", 2, 256, 4, 1, 1) + struct.pack("<HHII", 257, 4, 1, 1)
+    smaller = struct.pack("<HHHIII", 1, 254, 4, 1, 1, 38)  # a directory that leads to itself
+    assert "of several pages" in refusal(b"II*\0\x08\0\0\0" + size + struct.pack("<I", 38) + smaller)
+    entries = b"".join(struct.pack("<HHII", tag, 1, 2**20, 0) for tag in range(1000, 40_000))
+    refusal(b"II*\0\x08\0\0\0" + struct.pack("<H", 39_000) + entries + bytes(2**20))
 
 
 def test_a_text_bomb_in_a_png_does_not_matter() -> None:
@@ -527,7 +573,7 @@ def samples() -> dict[str, bytes]:
     files = {format: encode_picture(picture, format=format) for format in ALL_FORMATS}
     files["webp lossy"] = encode_picture(replace(picture, lossless=False), format="webp")
     files["jpg progressive"] = pil_bytes(array, "JPEG", progressive=True, exif=exif_bytes(6))
-    files["tiff pillow"] = pil_bytes(array, "TIFF", compression="tiff_lzw", exif=exif_bytes(6))
+    files["tiff pillow"] = pil_bytes(array, "TIFF", exif=exif_bytes(6))
     files["tiff jpeg"] = pil_bytes(array, "TIFF", compression="jpeg")
     files["bmp palette"] = pil_bytes(PIL.Image.fromarray(array).quantize(16), "BMP")
     for format in ("png", "tiff"):
@@ -546,8 +592,7 @@ def try_to_read(data: bytes) -> Picture | None:
         try:
             picture = read_picture(data, max_megapixels=1)
         except PictureError as error:
-            assert str(error).isprintable()
-            return None
+            return None if str(error).isprintable() else pytest.fail(repr(str(error)))
     assert 0 <= picture.pixels.min() <= picture.pixels.max() <= 1
     return picture
 
@@ -611,7 +656,13 @@ def test_the_format_is_the_one_asked_then_the_extension_then_the_source(tmp_path
 def test_names_of_any_kind_in_new_folders(tmp_path: Path) -> None:
     for dtype in (np.uint8, np.uint16):
         array = noise(4, 4, 3, dtype=dtype)
-        for name in ("mit Umlaut äöü/ein Bild.png", "line\nbreak.tiff", "-dash.png", "日本.png", "x" * 250 + ".png"):
+        for name in (
+            "mit Umlaut äöü/ein Bild.png",
+            "line\nbreak.tiff",
+            "-dash.png",
+            "日本.png",
+            "x" * 250 + ".png",
+        ):
             write_picture(from_array(array), tmp_path / "new" / name)
             assert np.array_equal(to_array(read_picture(tmp_path / "new" / name), array), array)
             assert np.array_equal(to_array(read_picture(str(tmp_path / "new" / name)), array), array)
@@ -641,7 +692,9 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
 
     monkeypatch.setattr(os, call, fail)
     if isinstance(failure, OSError):
-        with pytest.raises(PictureError, match=r"a.png: cannot be written \(No space left on device\); check"):
+        with pytest.raises(
+            PictureError, match=r"a.png: cannot be written \(No space left on device\); check"
+        ):
             write_picture(from_array(noise(4, 4, 3)), path)
     else:
         with pytest.raises(KeyboardInterrupt):
@@ -677,7 +730,9 @@ def test_a_written_file_has_ordinary_permissions(tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     wide = from_array(np.zeros((1, 16384), np.uint8))
-    with pytest.raises(PictureError, match="webp holds at most 16383 pixels a side, this has 16384x1; write png"):
+    with pytest.raises(
+        PictureError, match="webp holds at most 16383 pixels a side, this has 16384x1; write png"
+    ):
         encode_picture(wide, format="webp")
     assert read_picture(encode_picture(wide, format="png")).pixels.shape == (3, 1, 16384)
     broken = Picture(pixels=torch.full((3, 2, 2), float("nan")))
@@ -729,11 +784,20 @@ def test_other_arrays_are_refused(array: Array, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "back"),
-    [("L", "L"), ("LA", "LA"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGB"), ("PA", "RGBA"), ("1", "L"), ("CMYK", "RGB")],
+    [
+        ("L", "L"),
+        ("LA", "LA"),
+        ("RGB", "RGB"),
+        ("RGBA", "RGBA"),
+        ("P", "RGB"),
+        ("PA", "RGBA"),
+        ("1", "L"),
+        ("CMYK", "RGB"),
+    ],
 )
 def test_pillow_modes(mode: str, back: str) -> None:
-    rgba = PIL.Image.fromarray(noise(6, 7, 4), "RGBA")
-    image = rgba.convert("LA").convert("PA") if mode == "PA" else rgba.convert(mode)
+    image = PIL.Image.fromarray(noise(6, 7, 4 if mode.endswith("A") else 3))
+    image = image.convert("LA").convert("PA") if mode == "PA" else image.convert(mode)
     result = to_pil(from_pil(image))
     assert result.mode == back
     assert np.array_equal(np.asarray(result), np.asarray(image.convert(back)))
@@ -764,11 +828,12 @@ def test_pillow_images_are_turned_upright_and_keep_their_metadata() -> None:
 
 def test_other_pillow_images_are_refused() -> None:
     for mode in ("F", "I", "LAB"):
-        with pytest.raises(PictureError, match=f"the image: has Pillow mode {mode}, .* convert it to L or RGB"):
+        with pytest.raises(
+            PictureError, match=f"the image: has Pillow mode {mode}, .* convert it to L or RGB"
+        ):
             from_pil(PIL.Image.new(mode, (2, 2)))
-    data = SAMPLES["jpg"]
     with pytest.raises(PictureError, match="the image: cannot be used"):
-        from_pil(PIL.Image.open(io.BytesIO(data[: len(data) // 2])))
+        from_pil(PIL.Image.open(io.BytesIO(SAMPLES["jpg"][:-20])))
 
 
 # ---------------------------------------------------------------- manners
@@ -776,7 +841,9 @@ def test_other_pillow_images_are_refused() -> None:
 
 def test_importing_is_quiet_and_leaves_libvips_alone() -> None:
     code = "import sys, fairweather.images; assert 'pyvips' not in sys.modules"
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout + result.stderr == ""
 
 
@@ -800,9 +867,3 @@ print((peak_after := (read_picture(sys.argv[1]), peak())[1]) - before)
     arguments = [sys.executable, "-c", code, str(tmp_path / "a.png"), str(tmp_path / "small.png")]
     used = int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
     assert used < 2 * 2000 * 3000 * 3 * 4
-
-
-def test_random_is_fixed() -> None:
-    random.seed(0)
-    make: Callable[..., Array] = noise
-    assert np.array_equal(make(3, 3), make(3, 3))

@@ -103,7 +103,8 @@ def rain_streaks(
     noise = torch.randn(1, height + k - 1, width + k - 1, generator=generator)
     layer = _convolve(noise, kernel) / kernel.norm()  # unit variance again
     layer = (layer + skew * (layer**2 - 1)) / math.sqrt(1 + 2 * skew**2)
-    return (mean + std * layer).clamp(0, 1)
+    opacity: Tensor = mean + std * layer
+    return opacity.clamp(0, 1)
 
 
 def _convolve(x: Float[Tensor, "c h w"], kernel: Float[Tensor, "k k"]) -> Float[Tensor, "c h2 w2"]:
@@ -111,7 +112,8 @@ def _convolve(x: Float[Tensor, "c h w"], kernel: Float[Tensor, "k k"]) -> Float[
     k = kernel.shape[-1]
     size = x.shape[-2:]
     spectrum = torch.fft.rfft2(x) * torch.fft.rfft2(kernel, s=size)
-    return torch.fft.irfft2(spectrum, s=size)[..., k - 1 :, k - 1 :]
+    whole: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return whole[..., k - 1 :, k - 1 :]
 
 
 def add_rain(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -58,7 +58,7 @@ class Clear:
 Source = Pairs | Clear
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pixels(path: Path) -> Tensor:
     """A decoded picture, kept as bytes: the sets we train on fit into memory, and decoding would starve the trainer."""
     return (read_picture(path).pixels * 255).round().to(torch.uint8)

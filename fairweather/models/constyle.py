@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.layers import pad_to_multiple
@@ -28,9 +28,7 @@ class Style(NamedTuple):
     """v1, the first projection; only the style loss reads it."""
     vector: Float[Tensor, "b 128"]
     """v2, the style vector that gates the restorer's bottleneck."""
-    features: tuple[
-        Float[Tensor, "b 32 h2 w2"], Float[Tensor, "b 64 h4 w4"], Float[Tensor, "b 128 h8 w8"]
-    ]
+    features: tuple[Float[Tensor, "b 32 h2 w2"], Float[Tensor, "b 64 h4 w4"], Float[Tensor, "b 128 h8 w8"]]
     """f1, f2, f3 at 1/2, 1/4 and 1/8 of the picture (sides rounded up)."""
 
 
@@ -275,6 +273,10 @@ def _rename(name: str) -> str:
     for published, ours in (("DC", "down"), ("UC", "up")):
         if name.startswith(published):
             number, rest = name[2], name[4:]
-            inner = {"down.0.weight": "conv.weight", "up.0.weight": "conv.weight", "down.weight": "mix.weight"}
+            inner = {
+                "down.0.weight": "conv.weight",
+                "up.0.weight": "conv.weight",
+                "down.weight": "mix.weight",
+            }
             return f"{ours}{number}.{inner[rest]}"
     return name

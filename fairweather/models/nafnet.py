@@ -33,7 +33,8 @@ class ChannelAttention(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x * self.conv(x.mean(dim=(2, 3), keepdim=True))
+        weights: Tensor = self.conv(x.mean(dim=(2, 3), keepdim=True))  # b c 1 1
+        return x * weights
 
 
 class NAFBlock(nn.Module):
@@ -127,7 +128,8 @@ class NAFNet(nn.Module):
         y = self.middle(y)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             y = decoder(F.pixel_shuffle(up(y), 2) + skips.pop())  # c/2 at double size
-        return (self.ending(y) + padded)[..., : x.shape[-2], : x.shape[-1]]
+        out: Tensor = self.ending(y) + padded
+        return out[..., : x.shape[-2], : x.shape[-1]]
 
 
 # Variants --------------------------------------------------------------------------------------------------------
@@ -172,9 +174,7 @@ def nafnet_tiny() -> NAFNet:
     return nafnet(width=12, encoder_blocks=(1, 1, 1), middle_blocks=1, decoder_blocks=(1, 1, 1))
 
 
-def constyle_nafnet(
-    *, width: int = 48, num_blocks: tuple[int, ...] = (7, 8, 9, 9, 9, 8, 7)
-) -> ConStyleUNet:
+def constyle_nafnet(*, width: int = 48, num_blocks: tuple[int, ...] = (7, 8, 9, 9, 9, 8, 7)) -> ConStyleUNet:
     """ConStyle+NAFNet (12.7 M parameters)."""
     return ConStyleUNet(
         width=width,
@@ -202,8 +202,12 @@ def published_nafnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def published_constyle_nafnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A published ConStyle+NAFNet by our names."""
     # The published entry and exit are one-element sequences.
-    flat = {k.replace("Preprocess_Module.0", "Preprocess_Module").replace("Finetune_Module.0", "Finetune_Module"): v
-            for k, v in state.items()}
+    flat = {
+        k.replace("Preprocess_Module.0", "Preprocess_Module").replace(
+            "Finetune_Module.0", "Finetune_Module"
+        ): v
+        for k, v in state.items()
+    }
     return {_block(k): v for k, v in published_unet(flat).items()}
 
 

@@ -5,13 +5,13 @@ The step is a function, the LightningModule around it is short, and the recipes 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -19,20 +19,13 @@ from fairweather.data.patches import Clear, Pairs, Sample
 from fairweather.metrics import luma_bt601, psnr
 from fairweather.models.layers import pad_to_multiple
 from fairweather.training.config import TrainConfig, replace
+from fairweather.training.schedules import warmup_cosine
 
 
 def restoration_loss(net: nn.Module, degraded: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error of the restored picture."""
-    return (net(degraded).float() - target).abs().mean()
-
-
-def warmup_cosine(step: int, config: TrainConfig) -> float:
-    """Factor on the learning rate at a step (0-based): linear warm-up, then a cosine to the final rate."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - 1 - config.warmup)
-    floor = config.final_learning_rate / config.learning_rate
-    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    restored: Tensor = net(degraded)
+    return (restored.float() - target).abs().mean()
 
 
 def ema(net: nn.Module, decay: float) -> AveragedModel:
@@ -41,7 +34,7 @@ def ema(net: nn.Module, decay: float) -> AveragedModel:
     The decay grows from 0.1 to its value over the first steps, so that the start is soon forgotten.
     """
 
-    def update(averaged: Any, current: Any, count: Tensor) -> None:
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
         weight = min(decay, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(averaged, current, 1 - weight)
 
@@ -54,7 +47,8 @@ class Restoration(LightningModule):
     def __init__(self, net: nn.Module, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net = net
+        convert_conv2d_weight_memory_format(self.net, torch.channels_last)
         self.average = ema(self.net, config.ema_decay)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
@@ -67,7 +61,9 @@ class Restoration(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end, which comes after a checkpoint of the same step was written.
         self.average.update_parameters(self.net)
 
     def validation_step(self, batch: Sample, _: int) -> None:
@@ -88,7 +84,13 @@ class Restoration(LightningModule):
             betas=self.config.betas,
             weight_decay=self.config.weight_decay,
         )
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.config))
+        c = self.config
+        schedule = LambdaLR(
+            optimizer,
+            lambda step: warmup_cosine(
+                step, steps=c.steps, warmup=c.warmup, peak=1.0, final=c.final_learning_rate / c.learning_rate
+            ),
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -116,7 +118,9 @@ def derain_small() -> TrainConfig:
         validation_channel="y",
         sources=(
             # RoadScene's rain always falls from the upper right: a half turn keeps that, a flip would not.
-            Pairs(path=_ROADSCENE, split="train", drop=_ROADSCENE_VALIDATION, weight=0.4, augment="half_turn"),
+            Pairs(
+                path=_ROADSCENE, split="train", drop=_ROADSCENE_VALIDATION, weight=0.4, augment="half_turn"
+            ),
             Clear(
                 path=_ROADSCENE / "train/Vis/target",
                 degradation="roadscene_rain",

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: bool = True) -> Path:
     """Train, and write the best average as weights.
 
-    The run's folder gets config.json, checkpoints/, TensorBoard and CSV logs, and at the end weights.safetensors.
+    The run's folder gets config.json, the code's commit, checkpoints/, TensorBoard and CSV logs, and at the end
+    weights.safetensors.
     A run that was killed goes on from its last checkpoint exactly: on a CPU the weights are the same to the bit.
 
     Args:
@@ -88,6 +89,7 @@ def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
             raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
         run.mkdir(parents=True, exist_ok=True)
         saved.write_text(json.dumps(to_plain(config), indent=2) + "\n")
+        (run / "commit").write_text(_commit() + "\n")
         return None
     if not saved.exists():
         raise UsageError(f"{run} holds no run to resume: there is no {saved.name} in it")
@@ -123,7 +125,9 @@ def publish(config: TrainConfig, run: Path) -> Path:
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     prefix = "average.module."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    score = next(iter(checkpoint["callbacks"].values()))
+    score = next(
+        c["best_model_score"] for c in checkpoint["callbacks"].values() if c["monitor"] == "val/psnr"
+    )
     metadata = {
         "model": config.model,
         "model_args": json.dumps(config.model_args),
@@ -131,8 +135,8 @@ def publish(config: TrainConfig, run: Path) -> Path:
         "recipe": config.recipe,
         "steps": str(checkpoint["global_step"]),
         "seed": str(config.seed),
-        "commit": _commit(),
-        "validation": str(score.get("best_model_score", "")),
+        "commit": (run / "commit").read_text().strip(),
+        "validation": f"{float(score):.3f} dB",
     }
     path = run / "weights.safetensors"
     save_weights(state, path, metadata)

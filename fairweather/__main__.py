@@ -1,0 +1,5 @@
+"""python -m fairweather"""
+
+from fairweather.cli import main
+
+main()

@@ -1,0 +1,348 @@
+"""The command line: one plain function for each command.
+
+Heavy imports stay inside the commands, so that `fairweather --help` answers at once. Exit codes: 0 all done, 1 some
+pictures failed, 2 wrong usage, 3 weights or network missing, 4 not enough memory, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fairweather.errors import FairweatherError, MissingExtraError, UsageError
+
+app = typer.Typer(
+    help="Clears pictures taken in bad conditions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="The networks and their weights.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets for training and evaluation.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"], typer.Option(help="bf16 is faster on chips that have it; auto is fp32.")
+]
+Tile = Annotated[str, typer.Option(help="auto, or the largest side of the pieces that are worked on.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Another model than the usual one: a name of 'models list', or a .safetensors file."),
+]
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line on stderr and their exit code."""
+    try:
+        app()
+    except FairweatherError as error:
+        from fairweather.terminal import say
+
+        say(f"fairweather: {error}", style="red")
+        sys.exit(error.exit_code)
+
+
+# Restoring -------------------------------------------------------------------------------------------------------
+
+
+def _restorer(task: str, help: str) -> None:
+    """Add the command of one task; they all take the same options."""
+
+    @app.command(task, help=help)
+    def restore(
+        inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for stdin.")],
+        output: Annotated[
+            str | None, typer.Option("-o", "--output", help="A file, a folder, or - for stdout.")
+        ] = None,
+        model: Model = None,
+        strength: Annotated[
+            float, typer.Option(help="0 keeps the picture, 1 is the full effect, up to 1.5.")
+        ] = 1.0,
+        tile: Tile = "auto",
+        format: Annotated[
+            str | None, typer.Option(help="png, jpg, webp or tiff; by default the input's format.")
+        ] = None,
+        existing: Annotated[
+            Literal["skip", "overwrite", "error", "number"],
+            typer.Option(help="What to do where an output exists."),
+        ] = "skip",
+        compare: Annotated[
+            bool, typer.Option("--compare", help="Also write before and after side by side.")
+        ] = False,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = 100.0,
+        as_json: Json = False,
+        quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    ) -> None:
+        from fairweather.jobs import STREAM, plan, run
+        from fairweather.pipeline import load
+        from fairweather.terminal import Bar, print_json, say
+
+        size = _tile(tile)
+        jobs = plan(inputs, task=task, output=output, format=format)
+        restorer = load(task, model=model, device=device, precision=precision)
+        counts = {"done": 0, "skipped": 0, "failed": 0}
+        with Bar(len(jobs), what=task, quiet=quiet or as_json) as bar:
+            for outcome in run(
+                jobs,
+                restorer,
+                strength=strength,
+                tile=size,
+                format=format,
+                existing=existing,
+                compare=compare,
+                max_megapixels=max_megapixels,
+                progress=lambda job, i, n: bar.show(sum(counts.values()) + i / n, job.source.name),
+            ):
+                counts[outcome.status] += 1
+                bar.show(sum(counts.values()))
+                if as_json and outcome.job.target != STREAM:
+                    print_json(outcome.as_dict())
+                if outcome.status == "failed":
+                    say(f"failed: {outcome.message}", style="red")
+                elif not quiet and not as_json:
+                    say(_told(outcome))
+        if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]):
+            told = ", ".join(f"{n} {status}" for status, n in counts.items())
+            say(f"{told}, of {len(jobs)} pictures")
+        if counts["failed"]:
+            raise typer.Exit(1)
+
+
+_restorer("derain", "Remove rain, by day and by night.")
+_restorer("denoise", "Remove colour noise.")
+
+
+def _tile(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise UsageError(f"--tile {text!r}: expected auto or a number of pixels")
+    return int(text)
+
+
+def _told(outcome: Any) -> str:
+    """One line for a person."""
+    if outcome.status == "skipped":
+        return f"skipped: {outcome.message}"
+    r, job = outcome.result, outcome.job
+    tiles = "whole" if r.tiles == 1 else f"{r.tiles} tiles"
+    beside = f", compare {outcome.compare.name}" if outcome.compare else ""
+    return f"{job.source} -> {job.target} ({r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside})"
+
+
+# Models ----------------------------------------------------------------------------------------------------------
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """All networks, and which weights there are."""
+    from fairweather.models import MODELS, weights_for
+    from fairweather.terminal import print_json
+
+    rows = [(name, info, list(weights_for(name))) for name, info in MODELS.items()]
+    if as_json:
+        print_json([{"name": n, "params": i.params, "task": i.task, "weights": w} for n, i, w in rows])
+        return
+    for name, info, weights in rows:
+        print(f"{name:24} {info.params / 1e6:6.1f} M  {', '.join(weights) or 'no weights yet: train it'}")
+
+
+@models_app.command("info")
+def models_info(name: str, as_json: Json = False) -> None:
+    """Everything about one network: tasks, size, paper, weights and their measured scores."""
+    import dataclasses
+
+    from fairweather.models import model_info, weights_for
+    from fairweather.terminal import print_json
+
+    info = model_info(name)
+    facts = {
+        "name": name,
+        "task": info.task,
+        "params": info.params,
+        "multiple_of": info.multiple_of,
+        "tiling": info.tiling,
+        "inputs": info.inputs,
+        "paper": info.paper,
+        "licence": info.licence,
+        "published_checkpoints": info.from_published is not None,
+        "weights": [dataclasses.asdict(w) for w in weights_for(name).values()],
+    }
+    if as_json:
+        print_json(facts)
+        return
+    for key, value in facts.items():
+        if key != "weights":
+            print(f"{key:22} {', '.join(value) if isinstance(value, tuple) else value}")
+    for entry in facts["weights"]:  # type: ignore[attr-defined]
+        print(f"weights for {entry.pop('task')}")
+        entry.pop("model")
+        for key, value in (entry | entry.pop("scores")).items():
+            print(f"  {key:20} {value}")
+
+
+# Research --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="A data set: pairs, or clear pictures for denoising.")],
+    task: Annotated[str, typer.Option(help="derain, denoise.")],
+    model: Model = None,
+    split: Annotated[
+        str | None, typer.Option(help="By default the test split, where there are splits.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="rgb, y, nitedr or rgb_float; by default the task's.")
+    ] = None,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(help="Noise for clear pictures (again for more); by default 15, 25, 50."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write all scores to this file.")
+    ] = None,
+    tile: Tile = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Score a model on a data set; every number names what it depends on."""
+    from fairweather.evaluate import evaluate as run
+    from fairweather.pipeline import load
+    from fairweather.terminal import Bar
+
+    restorer = load(task, model=model, device=device, precision=precision)
+    with Bar(1, what="evaluate") as bar:
+        report = run(
+            restorer,
+            data,
+            split=split,
+            profile=profile,
+            sigmas=sigma or (),
+            tile=_tile(tile),
+            progress=lambda done, total: bar.show(done / total),
+        )
+    print(f"{report.model} ({report.task}, weights {report.weights_sha256[:12]}) on {data}")
+    print(f"profile {report.profile}; {report.rule}")
+    groups = report.table.groups()
+    rows = {**(groups if len(groups) > 1 else {}), "all": report.table.overall()}
+    print(f"{'':16} {'pictures':>8} {'PSNR':>7} {'SSIM':>7}   input: {'PSNR':>7} {'SSIM':>7}")
+    for name, means in rows.items():
+        print(
+            f"{name:16} {means.count:8} {means.psnr:7.2f} {means.ssim:7.4f}          "
+            f"{means.input_psnr:7.2f} {means.input_ssim:7.4f}"
+        )
+    if json_file:
+        report.save(json_file)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe; 'fairweather train list' names them.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints, logs and weights; by default runs/RECIPE.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value; 'train RECIPE --show' lists the keys.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the configuration and stop.")] = False,
+) -> None:
+    """Train a network; the weights are reproducible from recipe, seed and data."""
+    try:
+        from fairweather.training import RECIPES
+        from fairweather.training.config import override, to_plain
+        from fairweather.training.train import saved_config
+        from fairweather.training.train import train as run_training
+    except ImportError:
+        raise MissingExtraError("training", "train") from None
+    from fairweather.errors import unknown_name
+    from fairweather.terminal import say
+
+    if recipe == "list":
+        for name, make in RECIPES.items():
+            print(f"{name:20} {(make.__doc__ or '').splitlines()[0]}")
+        return
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, RECIPES)
+    folder = run or Path("runs") / recipe
+    if resume and settings:
+        raise UsageError("--resume goes on with the saved configuration; --set would change it")
+    config = saved_config(folder) if resume else override(RECIPES[recipe](), settings or [])
+    if show:
+        import json
+
+        print(json.dumps(to_plain(config), indent=2))
+        return
+    weights = run_training(config, folder, resume=resume)
+    say(f"weights: {weights}; try them with fairweather {config.task} PICTURE --model {weights}")
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="A data set, or one of its splits.")],
+    split: Annotated[str | None, typer.Option(help="Look at this split only.")] = None,
+    overlaps: Annotated[
+        Path | None,
+        typer.Option(help="A list of photographs shared by data sets; found beside the data by itself."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Pairs, sizes, unreadable files, duplicates, and photographs that would leak from training into a test."""
+    from fairweather.data.check import check
+    from fairweather.terminal import print_json
+
+    report = check(folder, split=split, overlaps=overlaps)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print("\n".join(report.lines()))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+# The product itself ----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor() -> None:
+    """Check that everything is in place, and restore a small picture."""
+    from fairweather.doctor import examine
+
+    red = 0
+    for finding in examine():
+        print(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:24} {finding.text}")
+        if not finding.ok:
+            red += 1
+            print(f"     {'':24} {finding.advice}")
+    if red:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures.")] = Path("demo"),
+    device: Device = "auto",
+) -> None:
+    """Degrade photographs, restore them, and write before and after."""
+    from fairweather.demo import run_demo
+
+    print(f"{'':40} PSNR before  after")
+    for shown in run_demo(output, device=device):
+        title = f"{shown.scene.photograph}: {shown.scene.title} ({shown.scene.task})"
+        print(
+            f"{title:40} {shown.psnr_before:8.2f} dB {shown.psnr_after:6.2f} dB "
+            f"in {shown.seconds:.1f} s  {shown.comparison}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures for training and evaluation: pairs on disk, degradations, patches, and checks."""

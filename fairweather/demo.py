@@ -1,0 +1,104 @@
+"""Before and after on photographs that everybody has: scikit-image's, degraded by our own synthesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from fairweather import images
+from fairweather.compare import side_by_side
+from fairweather.data.degradations import add_noise, add_rain, darken, rain_streaks
+from fairweather.errors import MissingExtraError
+from fairweather.metrics import score
+from fairweather.pipeline import load
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One demonstration: a photograph, what befalls it, and the task that mends it."""
+
+    photograph: str
+    """A name in skimage.data."""
+    title: str
+    task: str
+    degrade: Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a scene gave."""
+
+    scene: Scene
+    psnr_before: float
+    psnr_after: float
+    seconds: float
+    comparison: Path
+
+
+def night_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Dusk, slanting streaks of two layers, and a little mist."""
+    dusk = darken(clear, gain=0.9, gamma=1.3, cast=(0.9, 0.93, 1.0))
+    height, width = clear.shape[-2:]
+    near = rain_streaks(
+        height, width, mean=0.05, std=0.16, length=34, angle=24, thickness=0.9, generator=generator
+    )
+    far = rain_streaks(height, width, length=20, angle=27, generator=generator)
+    return add_rain(add_rain(dusk, far), near, brightness=0.8), dusk
+
+
+def heavy_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Bright streaks by day."""
+    height, width = clear.shape[-2:]
+    streaks = rain_streaks(
+        height, width, mean=-0.1, std=0.25, length=26, angle=-14, thickness=0.8, generator=generator
+    )
+    return add_rain(clear, streaks, brightness=0.85, additive=True), clear
+
+
+def strong_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A small sensor in the dark: sigma 40, clipped and rounded as a file is."""
+    return add_noise(clear, sigma=40, generator=generator, clip=True), clear
+
+
+SCENES: tuple[Scene, ...] = (
+    Scene("rocket", "rain at night", "derain", night_rain),
+    Scene("coffee", "rain by day", "derain", heavy_rain),
+    Scene("astronaut", "noise, sigma 40", "denoise", strong_noise),
+)
+
+
+def photograph(name: str) -> Float[Tensor, "3 h w"]:
+    """A photograph that comes with scikit-image."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise MissingExtraError("the demo", "demo") from None
+    return images.from_array(getattr(data, name)()).pixels
+
+
+def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
+    """Degrade, restore and write `<photograph>-<task>-before.png`, `-after.png` and `-comparison.png`."""
+    for scene in SCENES:
+        clear = photograph(scene.photograph)
+        degraded, target = scene.degrade(clear, Generator().manual_seed(0))
+        before = (degraded.clamp(0, 1) * 255).round() / 255  # as its file holds it
+        result = load(scene.task, device=device).restore(before)
+        stem = f"{scene.photograph}-{scene.task}"
+        columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
+        for name, pixels in (
+            ("before", before),
+            ("after", result.image),
+            ("comparison", side_by_side(columns)),
+        ):
+            images.write_picture(images.Picture(pixels=pixels), output / f"{stem}-{name}.png")
+        yield Shown(
+            scene,
+            score("rgb", before, target).psnr,
+            score("rgb", result.image, target).psnr,
+            result.seconds,
+            output / f"{stem}-comparison.png",
+        )

@@ -1,0 +1,156 @@
+"""Scoring a model on a data set, with everything named that a number depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fairweather.data.degradations import paper_noise
+from fairweather.data.pairs import Pair, clear_pictures, find_pairs, has_pairs, split_folder, splits
+from fairweather.errors import DataError, UsageError, unknown_name
+from fairweather.images import read_picture
+from fairweather.metrics import PROFILES, ScoreTable, score
+from fairweather.pipeline import Restorer
+
+PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb"}
+"""What the papers of each task score by; rgb for the others."""
+SIGMAS = (15.0, 25.0, 50.0)
+"""Noise of the denoising papers' tables, in 8-bit grey levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores of one model on one data set."""
+
+    model: str
+    weights_sha256: str
+    task: str
+    profile: str
+    data: str
+    split: str
+    rule: str
+    """How pictures were paired, or what was added to clear ones."""
+    precision: str
+    tile: int | Literal["auto"]
+    table: ScoreTable
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: at least model, weights_sha256, task, profile, count, mean and input."""
+        overall = self.table.overall()
+        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "table"}
+        return record | {
+            "count": overall.count,
+            "mean": {"psnr": overall.psnr, "ssim": overall.ssim},
+            "input": {"psnr": overall.input_psnr, "ssim": overall.input_ssim},
+            "psnr_interval_95": list(self.table.interval()),
+            "groups": {name: dataclasses.asdict(means) for name, means in self.table.groups().items()},
+            "pictures": [row._asdict() for row in self.table.rows],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write `as_dict` as JSON, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+        part.replace(path)
+
+
+def evaluate(
+    restorer: Restorer,
+    root: Path,
+    *,
+    split: str | None = None,
+    profile: str | None = None,
+    sigmas: Sequence[float] = (),
+    tile: int | Literal["auto"] = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Restore every degraded picture of a data set and score it; averages are per picture, nothing is left out.
+
+    Args:
+        root: pairs in any layout of `data/pairs.py`, or, for denoising, clear pictures that get noise.
+        split: by default the test split, where the set is split.
+        profile: a name in `metrics.PROFILES`; by default what the task's papers use.
+        sigmas: noise to add to clear pictures, each its own group; by default 15, 25 and 50.
+
+    Raises:
+        DataError: for unpaired or unequal pictures. PictureError: for an unreadable one. UsageError: for a wrong name.
+    """
+    chosen = profile or PROFILE_OF_TASK.get(restorer.task, "rgb")
+    if chosen not in PROFILES:
+        raise unknown_name("profile", chosen, PROFILES)
+    found = splits(root) if root.is_dir() else {}
+    if split is None and "test" in found:
+        split = "test"
+    base = split_folder(root, split) if root.is_dir() else root
+    if not root.is_dir() or has_pairs(base):
+        if sigmas:
+            raise UsageError(f"{root} holds pairs already; --sigma is for clear pictures")
+        rule, items = _paired(root, split)
+    elif restorer.task == "denoise":
+        rule, items = _with_noise(root, split, sigmas or SIGMAS)
+    else:
+        raise DataError(f"{base} holds no pairs of degraded and clear pictures to score {restorer.task} on")
+    table = ScoreTable()
+    for number, (name, group, pictures) in enumerate(items, start=1):
+        degraded, target = pictures()
+        if degraded.shape != target.shape:
+            raise DataError(
+                f"{name}: {_size(degraded)} against {_size(target)}; pairs must be of equal size to be scored"
+            )
+        output = restorer.restore(degraded, tile=tile).image
+        table.add(name, group, score(chosen, output, target), score(chosen, degraded, target))
+        if progress:
+            progress(number, len(items))
+    return Evaluation(
+        model=restorer.model,
+        weights_sha256=restorer.sha256,
+        task=restorer.task,
+        profile=chosen,
+        data=root.name,
+        split=split or "",
+        rule=rule,
+        precision=restorer.precision,
+        tile=tile,
+        table=table,
+    )
+
+
+Item = tuple[str, str, Callable[[], tuple[Tensor, Tensor]]]
+"""Name, group, and a call that reads (degraded, target): only one pair is in memory at a time."""
+
+
+def _paired(root: Path, split: str | None) -> tuple[str, list[Item]]:
+    found = find_pairs(root, split=split)
+    if found.unmatched:
+        raise DataError(
+            f"{len(found.unmatched)} pictures of {root} have no partner (first: {found.unmatched[0].name}); "
+            "scores would be of another set. See fairweather data check"
+        )
+    return found.rule, [(p.degraded.name, p.group, partial(_read_pair, p)) for p in found.pairs]
+
+
+def _read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
+    return read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
+
+
+def _with_noise(root: Path, split: str | None, sigmas: Sequence[float]) -> tuple[str, list[Item]]:
+    files = clear_pictures(root, split=split)
+    rule = "noise on clear pictures: NumPy legacy generator seeded 0 for each, not clipped"
+    return rule, [(f.name, f"sigma {s:g}", partial(_read_noisy, f, s)) for s in sigmas for f in files]
+
+
+def _read_noisy(file: Path, sigma: float) -> tuple[Tensor, Tensor]:
+    clear = read_picture(file).pixels
+    return paper_noise(clear, sigma=sigma), clear
+
+
+def _size(picture: Tensor) -> str:
+    return f"{picture.shape[-1]}x{picture.shape[-2]}"

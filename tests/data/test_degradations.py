@@ -1,0 +1,129 @@
+"""Degradations: seeded, in range, and with the properties they claim."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from fairweather.data.degradations import (
+    DEGRADATIONS,
+    add_haze,
+    add_noise,
+    add_rain,
+    compress,
+    darken,
+    line_kernel,
+    motion_blur,
+    paper_noise,
+    rain_streaks,
+)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", list(DEGRADATIONS))
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(name: str) -> None:
+    clear = torch.rand(3, 40, 48, generator=seeded())
+    outcomes = [DEGRADATIONS[name](clear, seeded(s)) for s in (5, 5, 6)]
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    assert not torch.equal(outcomes[0][0], outcomes[2][0])
+
+
+@pytest.mark.parametrize("name", list(DEGRADATIONS))
+def test_random_degradations_are_finite_keep_the_size_and_leave_the_clear_picture(name: str) -> None:
+    clear = torch.rand(3, 33, 50, generator=seeded())
+    before = clear.clone()
+    for seed in range(30):
+        degraded, target = DEGRADATIONS[name](clear, seeded(seed))
+        assert degraded.shape == target.shape == clear.shape
+        assert degraded.isfinite().all()
+        assert 0 <= target.min() <= target.max() <= 1
+    assert torch.equal(clear, before)
+
+
+def test_noise_has_its_sigma_and_clipping_gives_8_bit_values() -> None:
+    grey = torch.full((3, 128, 128), 0.5)
+    assert (add_noise(grey, sigma=25, generator=seeded()) - grey).std() * 255 == pytest.approx(25, rel=0.02)
+    clipped = add_noise(grey, sigma=200, generator=seeded(), clip=True) * 255
+    assert torch.allclose(clipped, clipped.round(), atol=1e-4)
+    assert clipped.min() == 0
+
+
+def test_paper_noise_is_the_same_for_every_picture() -> None:
+    a, b = torch.zeros(3, 8, 9), torch.ones(3, 8, 9)
+    torch.testing.assert_close(paper_noise(a, sigma=50), paper_noise(b, sigma=50) - 1)
+
+
+def test_rain_has_the_measured_properties_of_roadscene_rain() -> None:
+    """Specification of NiteDR, section 7: opacity mean 0.154, sd 0.140; percentiles; 0.14 correlation across 2 px."""
+    layer = rain_streaks(400, 600, generator=seeded())
+    assert layer.mean() == pytest.approx(0.154, abs=0.015)
+    assert layer.std() == pytest.approx(0.140, abs=0.01)
+    for quantile, value in ((0.5, 0.134), (0.75, 0.234), (0.9, 0.346), (0.99, 0.576)):
+        assert torch.quantile(layer[0, ::2], quantile) == pytest.approx(value, abs=0.03)
+
+
+def _correlation(layer: Tensor, dy: int, dx: int) -> float:
+    n = layer[0] - layer.mean()
+    a = n[: n.shape[0] - dy, max(0, -dx) : n.shape[1] - max(0, dx)]
+    b = n[dy:, max(0, dx) : n.shape[1] - max(0, -dx)]
+    return float((a * b).mean() / n.var())
+
+
+def test_streaks_run_along_their_angle() -> None:
+    layer = rain_streaks(300, 300, angle=45.0, length=20, generator=seeded())
+    assert _correlation(layer, 6, -6) > 0.35  # from upper right to lower left
+    assert abs(_correlation(layer, 6, 6)) < 0.1
+
+
+def test_a_blended_streak_darkens_bright_and_brightens_dark() -> None:
+    streak = torch.full((1, 1, 1), 0.5)
+    assert add_rain(torch.ones(3, 1, 1), streak)[0, 0, 0] < 1
+    assert add_rain(torch.zeros(3, 1, 1), streak)[0, 0, 0] > 0
+
+
+def test_additive_rain_never_darkens() -> None:
+    clear = torch.rand(3, 20, 20, generator=seeded())
+    streaks = rain_streaks(20, 20, generator=seeded())
+    assert (add_rain(clear, streaks, additive=True) >= clear).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 30.0, -75.0, 90.0])
+def test_a_line_kernel_sums_to_one_and_lies_along_its_angle(angle: float) -> None:
+    kernel = line_kernel(15, angle, 0.5)
+    half = kernel.shape[0] // 2
+    y, x = torch.meshgrid(*[torch.arange(-half, half + 1.0)] * 2, indexing="ij")
+    across = y * math.sin(math.radians(angle)) + x * math.cos(math.radians(angle))
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert (kernel * across**2).sum() < 0.5
+
+
+def test_blur_of_an_even_picture_is_that_picture_and_keeps_the_mean() -> None:
+    even = torch.full((3, 20, 30), 0.3)
+    torch.testing.assert_close(motion_blur(even, length=9, angle=20), even)
+    dot = torch.zeros(3, 41, 41)
+    dot[:, 20, 20] = 1
+    blurred = motion_blur(dot, length=9, angle=0)
+    torch.testing.assert_close(blurred.sum(dim=(1, 2)), torch.ones(3))
+    assert blurred[0, 16:25, 20].min() > 0.05  # along the vertical
+    assert blurred[0, 20, 24] < 1e-3  # not across
+
+
+def test_haze_goes_to_the_airlight_with_depth_and_refuses_a_negative_beta() -> None:
+    depth = torch.tensor([[[0.0, 1.0, 1000.0]]])
+    hazy = add_haze(torch.zeros(3, 1, 3), depth, beta=1.0, airlight=0.8)
+    assert hazy[0, 0, 0] == 0
+    assert hazy[0, 0, 2] == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="beta is a scattering coefficient"):
+        add_haze(torch.zeros(3, 1, 3), depth, beta=-1.0)
+
+
+def test_night_is_darker_and_jpeg_is_close() -> None:
+    clear = torch.rand(3, 64, 64, generator=seeded()).cumsum(1) / 64
+    assert darken(clear, gain=0.5, gamma=1.5, cast=(1.0, 0.9, 0.8)).mean() < 0.6 * clear.mean()
+    assert (compress(clear, quality=95, subsampling=False) - clear).abs().mean() < 0.05
