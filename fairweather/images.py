@@ -23,7 +23,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -36,6 +36,7 @@ from jaxtyping import Float, Shaped
 from PIL import BmpImagePlugin, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 
+from fairweather import metadata
 from fairweather.errors import PictureError, UsageError, unknown_name
 
 Format: TypeAlias = Literal["png", "jpg", "webp", "tiff", "bmp"]
@@ -165,13 +166,13 @@ def _check_size(width: int, height: int, max_megapixels: float) -> None:
 
 
 def _read_jpeg(data: bytes, max_megapixels: float) -> Picture:
-    samples, metadata = _decode_pillow(JpegImagePlugin.JpegImageFile, data, max_megapixels)
-    return _assemble(samples, format="jpg", lossless=False, **metadata)
+    samples, blocks = _decode_pillow(JpegImagePlugin.JpegImageFile, data, max_megapixels)
+    return _assemble(samples, format="jpg", lossless=False, **blocks)
 
 
 def _read_bmp(data: bytes, max_megapixels: float) -> Picture:
-    samples, metadata = _decode_pillow(BmpImagePlugin.BmpImageFile, data, max_megapixels)
-    return _assemble(samples, format="bmp", lossless=True, **metadata)
+    samples, blocks = _decode_pillow(BmpImagePlugin.BmpImageFile, data, max_megapixels)
+    return _assemble(samples, format="bmp", lossless=True, **blocks)
 
 
 def _read_webp(data: bytes, max_megapixels: float) -> Picture:
@@ -186,25 +187,27 @@ def _read_webp(data: bytes, max_megapixels: float) -> Picture:
         here += 8 + size + size % 2
     if kinds.count(b"ANMF") > 1:
         raise PictureError("is an animated WebP, which is not supported; extract one frame")
-    samples, metadata = _decode_pillow(WebPImagePlugin.WebPImageFile, data, max_megapixels)
-    return _assemble(samples, format="webp", lossless=b"VP8L" in kinds, **metadata)
+    samples, blocks = _decode_pillow(WebPImagePlugin.WebPImageFile, data, max_megapixels)
+    return _assemble(samples, format="webp", lossless=b"VP8L" in kinds, **blocks)
 
 
 def _read_png(data: bytes, max_megapixels: float) -> Picture:
-    chunks = _png_chunks(data)
+    chunks = metadata.png_chunks(data)
     if [kind for kind, _ in chunks].index(b"IHDR") != 0:
         raise ValueError("its header is not at the beginning")
     width, height, depth = struct.unpack_from(">IIB", chunks[0][1])
     _check_size(width, height, max_megapixels)
     if any(kind == b"acTL" and body[:4] != b"\0\0\0\1" for kind, body in chunks):
         raise PictureError("is an animated PNG, which is not supported; extract one frame")
-    pixels = _join_png([chunk for chunk in chunks if chunk[0] in _PIXEL_CHUNKS])  # texts may be bombs
+    pixels = metadata.join_png(
+        [chunk for chunk in chunks if chunk[0] in metadata.PIXEL_CHUNKS]
+    )  # texts may be bombs
     if depth == 16:
         samples = _decode_vips("pngload_buffer", pixels, width, height)
     else:
         samples, _ = _decode_pillow(PngImagePlugin.PngImageFile, pixels, max_megapixels)
     del pixels  # the next line needs the memory
-    return _assemble(samples, format="png", lossless=True, **_png_metadata(chunks))
+    return _assemble(samples, format="png", lossless=True, **metadata.png_metadata(chunks))
 
 
 _QUIET = threading.Lock()
@@ -235,10 +238,10 @@ def _pillow_samples(image: PIL.Image.Image) -> tuple[_Samples, dict[str, Any]]:
     """Samples and metadata of a Pillow image of any mode we take."""
     samples = np.asarray(_pillow_convert(image))
     samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
-    metadata = {name: image.info.get(key) for name, key in _PILLOW_NAMES.items()}
+    blocks = {name: image.info.get(key) for name, key in _PILLOW_NAMES.items()}
     if image.mode == "CMYK":
-        metadata["icc"] = None  # used up by the conversion
-    return samples if samples.ndim == 3 else samples[..., None], metadata
+        blocks["icc"] = None  # used up by the conversion
+    return samples if samples.ndim == 3 else samples[..., None], blocks
 
 
 _PILLOW_NAMES = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}
@@ -280,7 +283,7 @@ def _assemble(
     xmp: bytes | None = None,
 ) -> Picture:
     """A Picture of decoded samples, turned upright as `exif` says."""
-    orientation, exif = _reset_orientation(exif)
+    orientation, exif = metadata.reset_orientation(exif)
     if orientation >= 5:
         samples = samples.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -405,15 +408,15 @@ def _quantised(planes: list[Float[Tensor, "h w"]], bits: int) -> _Samples:
 
 def _encode_png(samples: _Samples, picture: Picture) -> bytes:
     data = _vips_image(samples).pngsave_buffer(filter="all", keep="none")
-    chunks = [(kind, body) for kind, body in _png_chunks(data) if kind in _PIXEL_CHUNKS]
+    chunks = [(kind, body) for kind, body in metadata.png_chunks(data) if kind in metadata.PIXEL_CHUNKS]
     extra = []
     if picture.icc:
         extra.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
     if picture.exif:
         extra.append((b"eXIf", picture.exif))
     if picture.xmp:
-        extra.append((b"iTXt", _XMP_KEYWORD + b"\0\0\0\0" + picture.xmp))
-    return _join_png([chunks[0], *extra, *chunks[1:]])
+        extra.append((b"iTXt", metadata.XMP_KEYWORD + b"\0\0\0\0" + picture.xmp))
+    return metadata.join_png([chunks[0], *extra, *chunks[1:]])
 
 
 def _encode_pillow(samples: _Samples, picture: Picture, format: Format, quality: int) -> bytes:
@@ -464,8 +467,8 @@ def from_pil(image: PIL.Image.Image) -> Picture:
     """
     try:
         image.load()
-        samples, metadata = _pillow_samples(image)
-        return _assemble(samples, format="png", lossless=True, **metadata)
+        samples, blocks = _pillow_samples(image)
+        return _assemble(samples, format="png", lossless=True, **blocks)
     except PictureError as error:
         raise PictureError(f"the image: {error}") from None
     except Exception as error:
@@ -476,8 +479,8 @@ def to_pil(picture: Picture) -> PIL.Image.Image:
     """Pillow image of a picture: L, LA, RGB or RGBA; I;16 for 16-bit grey, the only 16 bits Pillow has."""
     planes = _planes(picture, alpha=True)
     image = _pillow_image(_quantised(planes, 16 if picture.bits == 16 and len(planes) == 1 else 8))
-    metadata = _pillow_metadata(picture)
-    image.info.update({key: value for key, value in metadata.items() if value})
+    blocks = _pillow_metadata(picture)
+    image.info.update({key: value for key, value in blocks.items() if value})
     return image
 
 
@@ -523,173 +526,37 @@ def to_array(picture: Picture, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return samples[..., 0] if like.ndim == 2 else samples
 
 
-# ---------------------------------------------------------------- PNG chunks
-
-_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_XMP_KEYWORD = b"XML:com.adobe.xmp\0"
-
-
-def _png_chunks(data: bytes) -> list[tuple[bytes, bytes | memoryview]]:
-    """Kind and body of every chunk up to IEND; ValueError where one is cut or its checksum is wrong."""
-    chunks: list[tuple[bytes, bytes | memoryview]] = []
-    here, kind = 8, b""
-    while kind != b"IEND":
-        if len(chunks) > 100_000:
-            raise ValueError("more than 100,000 chunks")
-        size, kind = struct.unpack_from(">I4s", data, here)
-        body = memoryview(data)[here + 8 : here + 8 + size]
-        (checksum,) = struct.unpack_from(">I", data, here + 8 + size)
-        if checksum == zlib.crc32(body, zlib.crc32(kind)):
-            chunks.append((kind, body))
-        elif kind in _PIXEL_CHUNKS:
-            raise ValueError(f"wrong checksum in {kind.decode()}")
-        here += 12 + size
-    return chunks
-
-
-def _join_png(chunks: Sequence[tuple[bytes, bytes | memoryview]]) -> bytes:
-    parts: list[bytes | memoryview] = [b"\x89PNG\r\n\x1a\n"]
-    for kind, body in chunks:
-        checksum = zlib.crc32(body, zlib.crc32(kind))
-        parts += [struct.pack(">I4s", len(body), kind), body, struct.pack(">I", checksum)]
-    return b"".join(parts)
-
-
-def _png_metadata(chunks: Sequence[tuple[bytes, bytes | memoryview]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind, view in chunks:
-        if kind == b"iCCP" and "icc" not in found:
-            found["icc"] = _inflate(bytes(view).partition(b"\0")[2][1:])
-        elif kind == b"eXIf":
-            found["exif"] = bytes(view)
-        elif kind == b"iTXt" and view[: len(_XMP_KEYWORD)] == _XMP_KEYWORD and "xmp" not in found:
-            compressed, rest = view[18], bytes(view[20:])
-            text = rest.split(b"\0", 2)[2]  # behind a language and a translated keyword
-            found["xmp"] = _inflate(text) if compressed else text
-    return found
-
-
-def _inflate(packed: bytes, limit: int = 2**24) -> bytes:
-    unpacker = zlib.decompressobj()
-    data = unpacker.decompress(packed, limit)
-    if not unpacker.eof:
-        raise ValueError(f"a text or profile is cut, or larger than {limit} bytes")
-    return data
-
-
-# ---------------------------------------------------------------- TIFF tags, which are EXIF tags too
-
-_Tags: TypeAlias = "dict[int, tuple[int, npt.NDArray[Any] | _Tags]]"  # tag -> type, and values or a directory
-_NUMBER_BYTES = dict(enumerate((1, 1, 2, 4, 4, 1, 1, 2, 4, 4, 4, 8, 4), start=1))  # of each TIFF type
-_RATIONALS = (5, 10)  # types made of two numbers
+# ---------------------------------------------------------------- TIFF
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_ORIENTATION, _SAMPLE_FORMAT, _XMP, _ICC, _DNG_VERSION = 274, 339, 700, 34675, 50706
-_DIRECTORIES = {34665, 34853, 40965}  # EXIF, GPS, interoperability
+_SAMPLE_FORMAT, _XMP, _ICC, _DNG_VERSION = 339, 700, 34675, 50706
 # What tells of the picture rather than of its storage: orientation, resolution, title, maker, date, rights
-_DESCRIPTIVE = {_ORIENTATION, 282, 283, 296, *range(269, 273), 305, 306, 315, 316, 18246, 33432, 34665, 34853}
+_DESCRIPTIVE = {
+    metadata.ORIENTATION,
+    282,
+    283,
+    296,
+    *range(269, 273),
+    305,
+    306,
+    315,
+    316,
+    18246,
+    33432,
+    34665,
+    34853,
+}
 _LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # none, CCITT, LZW, deflate, PackBits, LZMA, zstd
 
 
-def _first_tags(block: bytes | bytearray) -> tuple[_Tags, int]:
-    """The first directory of a TIFF or EXIF block; see _read_tags."""
-    return _read_tags(block, struct.unpack_from(_order(block) + "I", block, 4)[0])
-
-
-def _read_tags(block: bytes | bytearray, here: int, depth: int = 0) -> tuple[_Tags, int]:
-    """The directory at byte `here`, and at which byte the place of the next directory is noted.
-
-    Values are views of the block, in its byte order; those that lie outside are left out. struct.error or
-    ValueError if the directory itself is damaged.
-    """
-    order = _order(block)
-    (count,) = struct.unpack_from(order + "H", block, here)
-    end = here + 2 + 12 * count
-    tags: _Tags = {}
-    total = 0
-    for entry in range(here + 2, end, 12):
-        tag, kind, length, place = struct.unpack_from(order + "HHII", block, entry)
-        if kind not in _NUMBER_BYTES or length == 0:
-            continue
-        length *= 2 if kind in _RATIONALS else 1
-        size = length * _NUMBER_BYTES[kind]
-        start = entry + 8 if size <= 4 else place
-        if start + size > len(block):
-            continue
-        total += size
-        if total > 2 * len(block):
-            raise ValueError("tags on top of each other")
-        tags[tag] = kind, np.frombuffer(block, f"{order}u{_NUMBER_BYTES[kind]}", length, start)
-    for tag in tags.keys() & _DIRECTORIES:
-        place = _number(tags, tag)
-        del tags[tag]
-        with contextlib.suppress(struct.error, ValueError):
-            if depth < 2:
-                tags[tag] = 4, _read_tags(block, place, depth + 1)[0]
-    return tags, end
-
-
-def _order(block: bytes | bytearray) -> str:
-    return "<" if block[:2] == b"II" else ">"
-
-
-def _values(tags: _Tags, tag: int) -> npt.NDArray[Any]:
-    values = tags[tag][1] if tag in tags else None
-    return values if isinstance(values, np.ndarray) else np.empty(0, np.uint8)
-
-
-def _number(tags: _Tags, tag: int, default: int = 0) -> int:
-    values = _values(tags, tag)
-    return int(values[0]) if len(values) else default
-
-
-def _write_tags(tags: _Tags, here: int) -> bytes:
-    """A little-endian directory to stand at byte `here`, with its values behind it."""
-    entries, values = bytearray(), bytearray()
-    for tag, (kind, value) in sorted(tags.items()):
-        behind = here + 2 + 12 * len(tags) + 4 + len(values)
-        if isinstance(value, dict):
-            length, body = 1, _write_tags(value, behind)
-        else:
-            length = len(value) // (2 if kind in _RATIONALS else 1)
-            body = value.astype(value.dtype.newbyteorder("<")).tobytes()
-        if len(body) <= 4 and not isinstance(value, dict):
-            place, body = body.ljust(4, b"\0"), b""
-        else:
-            place = struct.pack("<I", behind)
-        entries += struct.pack("<HHI", tag, kind, length) + place
-        values += body + b"\0" * (len(body) % 2)
-    return struct.pack("<H", len(tags)) + bytes(entries) + bytes(4) + bytes(values)
-
-
-def _reset_orientation(exif: bytes | None) -> tuple[int, bytes | None]:
-    """The orientation in an EXIF block (1 to 8), and the block with it set to 1 and all else as it was.
-
-    The block of a turned picture also loses the link to its thumbnail, which would still lie on its side.
-    """
-    block = bytearray((exif or b"").removeprefix(b"Exif\0\0"))
-    if not block.startswith((b"II", b"MM")):
-        return 1, None
-    try:
-        tags, end = _first_tags(block)
-        orientation = _number(tags, _ORIENTATION, 1)
-        if orientation in range(2, 9):
-            _values(tags, _ORIENTATION)[0] = 1
-            struct.pack_into("I", block, end, 0)
-            return orientation, bytes(block)
-    except (struct.error, ValueError):  # damaged EXIF is no reason to refuse an intact picture
-        pass
-    return 1, bytes(block)
-
-
 def _read_tiff(data: bytes, max_megapixels: float) -> Picture:
-    tags, end = _first_tags(data)
-    width, height = _number(tags, _WIDTH), _number(tags, _HEIGHT)
+    tags, end = metadata.first_tags(data)
+    width, height = metadata.number(tags, _WIDTH), metadata.number(tags, _HEIGHT)
     _check_size(width, height, max_megapixels)
     _check_tiff(tags, end, data)
     samples = _decode_vips("tiffload_buffer", data, width, height)
-    icc = _values(tags, _ICC).tobytes()
-    photometric = _number(tags, _PHOTOMETRIC)
+    icc = metadata.values(tags, _ICC).tobytes()
+    photometric = metadata.number(tags, _PHOTOMETRIC)
     if photometric == 5:
         samples, icc = np.asarray(_cmyk_to_rgb(PIL.Image.fromarray(samples, "CMYK"), icc)), b""
     elif photometric == 3 and samples.shape[2] < 3:  # libvips makes grey of a palette of greys
@@ -698,22 +565,29 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture:
     return _assemble(
         samples,
         format="tiff",
-        lossless=_number(tags, _COMPRESSION, 1) in _LOSSLESS,
+        lossless=metadata.number(tags, _COMPRESSION, 1) in _LOSSLESS,
         icc=icc,
-        exif=b"II*\0\x08\0\0\0" + _write_tags(kept, 8) if kept else None,
-        xmp=_values(tags, _XMP).tobytes(),
+        exif=b"II*\0\x08\0\0\0" + metadata.write_tags(kept, 8) if kept else None,
+        xmp=metadata.values(tags, _XMP).tobytes(),
     )
 
 
-def _check_tiff(tags: _Tags, end: int, data: bytes) -> None:
+def _check_tiff(tags: metadata.Tags, end: int, data: bytes) -> None:
     """Refuse camera raw, several pages, and the kinds of numbers and colours that would come out wrong."""
-    bits = _values(tags, _BITS)[:8].tolist() or [1]
-    colours, jpeg = _number(tags, _PHOTOMETRIC), _number(tags, _COMPRESSION) in (6, 7)
+    bits = metadata.values(tags, _BITS)[:8].tolist() or [1]
+    colours, jpeg = metadata.number(tags, _PHOTOMETRIC), metadata.number(tags, _COMPRESSION) in (6, 7)
     smaller = 1  # bit of _SUBFILE: a thumbnail, or a smaller copy of another page
-    if _DNG_VERSION in tags or data[8:10] == b"CR" or _number(tags, _SUBFILE) & smaller or colours > 32767:
+    if (
+        _DNG_VERSION in tags
+        or data[8:10] == b"CR"
+        or metadata.number(tags, _SUBFILE) & smaller
+        or colours > 32767
+    ):
         raise PictureError("is camera raw, which is not supported; develop it to a 16-bit TIFF")
-    if set(bits) not in ({1}, {2}, {4}, {8}, {16}) or set(_values(tags, _SAMPLE_FORMAT)[:8].tolist()) - {1}:
-        kind = "float or signed" if _number(tags, _SAMPLE_FORMAT, 1) != 1 else "unsigned"
+    if set(bits) not in ({1}, {2}, {4}, {8}, {16}) or set(
+        metadata.values(tags, _SAMPLE_FORMAT)[:8].tolist()
+    ) - {1}:
+        kind = "float or signed" if metadata.number(tags, _SAMPLE_FORMAT, 1) != 1 else "unsigned"
         sizes = "/".join(str(size) for size in dict.fromkeys(bits))
         raise PictureError(f"is a TIFF of {sizes}-bit {kind} numbers; convert it to 8 or 16 bits, unsigned")
     known = colours in (0, 1, 2, 3) or (colours == 5 and bits[0] == 8) or (colours == 6 and jpeg)
@@ -722,11 +596,11 @@ def _check_tiff(tags: _Tags, end: int, data: bytes) -> None:
         raise PictureError(f"is a TIFF of {len(bits)} channels of {name} colour; convert it to RGB")
 
     for _ in range(16):  # more than any pyramid of smaller copies has
-        (here,) = struct.unpack_from(_order(data) + "I", data, end)
+        (here,) = struct.unpack_from(metadata.byte_order(data) + "I", data, end)
         if here == 0:
             return
-        page, end = _read_tags(data, here)
-        if not _number(page, _SUBFILE) & smaller:
+        page, end = metadata.read_tags(data, here)
+        if not metadata.number(page, _SUBFILE) & smaller:
             break
     raise PictureError("is a TIFF of several pages, which is not supported; extract one page")
 
@@ -734,17 +608,19 @@ def _check_tiff(tags: _Tags, end: int, data: bytes) -> None:
 def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:
     image = _vips_image(samples)
     data: bytes = image.tiffsave_buffer(compression="deflate", predictor="horizontal", keep="none")
-    tags, _ = _first_tags(data)
+    tags, _ = metadata.first_tags(data)
     tags = {tag: tags[tag] for tag in tags.keys() - _DESCRIPTIVE}  # libvips makes up a resolution
     if picture.exif:
         with contextlib.suppress(struct.error, ValueError):  # it was damaged in the source already
-            described, _ = _first_tags(picture.exif)
+            described, _ = metadata.first_tags(picture.exif)
             tags |= {tag: described[tag] for tag in _DESCRIPTIVE & described.keys()}
     for tag, kind, block in ((_XMP, 1, picture.xmp), (_ICC, 7, picture.icc)):
         if block:
             tags[tag] = kind, np.frombuffer(block, np.uint8)
     here = len(data) + len(data) % 2
-    return data[:4] + struct.pack("<I", here) + data[8:].ljust(here - 8, b"\0") + _write_tags(tags, here)
+    return (
+        data[:4] + struct.pack("<I", here) + data[8:].ljust(here - 8, b"\0") + metadata.write_tags(tags, here)
+    )
 
 
 _READERS: dict[Format, Callable[[bytes, float], Picture]] = {"png": _read_png, "jpg": _read_jpeg}

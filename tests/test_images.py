@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageCms, ImageOps, PngImagePlugin
 
-from fairweather import images
+from fairweather import images, metadata
 from fairweather.errors import PictureError, UsageError
 from fairweather.images import (
     Picture,
@@ -336,7 +336,7 @@ def test_resetting_touches_only_the_orientation(order: str) -> None:
     entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, 8, 0)
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 1)
     exif = head + entry + struct.pack(order + "I", 26) + b"thumbnail"
-    orientation, reset = images._reset_orientation(b"Exif\0\0" + exif)
+    orientation, reset = metadata.reset_orientation(b"Exif\0\0" + exif)
     assert orientation == 8
     assert reset == head + struct.pack(order + "HHIHH", 0x0112, 3, 1, 1, 0) + bytes(4) + b"thumbnail"
 
