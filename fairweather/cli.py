@@ -83,8 +83,10 @@ def _restorer(task: str, help: str) -> None:
     ) -> None:
         from fairweather.jobs import STREAM, plan, run
         from fairweather.pipeline import load
+        from fairweather.runtime import keep_memory
         from fairweather.terminal import Bar, print_json, say
 
+        keep_memory()
         size = _tile(tile)
         jobs = plan(inputs, task=task, output=output, format=format)
         restorer = load(task, model=model, device=device, precision=precision)
@@ -217,8 +219,10 @@ def evaluate(
     """Score a model on a data set; every number names what it depends on."""
     from fairweather.evaluate import evaluate as run
     from fairweather.pipeline import load
+    from fairweather.runtime import keep_memory
     from fairweather.terminal import Bar
 
+    keep_memory()
     restorer = load(task, model=model, device=device, precision=precision)
     with Bar(1, what="evaluate") as bar:
         report = run(
@@ -334,7 +338,9 @@ def demo(
 ) -> None:
     """Degrade photographs, restore them, and write before and after."""
     from fairweather.demo import run_demo
+    from fairweather.runtime import keep_memory
 
+    keep_memory()
     print(f"{'':40} PSNR before  after")
     for shown in run_demo(output, device=device):
         title = f"{shown.scene.photograph}: {shown.scene.title} ({shown.scene.task})"

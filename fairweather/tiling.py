@@ -20,7 +20,7 @@ SMALLEST = 128
 
 
 def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Cut `length` pixels into evenly sized spans (first, end) of at most `tile`, each sharing 2 * overlap with the next.
+    """Cut `length` pixels into even spans (first, end) of at most `tile`; neighbours share 2 * overlap pixels.
 
     >>> spans(100, 60, 10)
     [(0, 60), (40, 100)]

@@ -83,9 +83,8 @@ def digests() -> dict[str, str]:
 
 def value(file: str | Path) -> int:
     """The grey level of an even picture."""
-    pixels = (read_picture(file).pixels * 255).round().unique()
-    assert len(pixels) == 1
-    return int(pixels)
+    (level,) = set((read_picture(file).pixels * 255).round().flatten().tolist())
+    return int(level)
 
 
 # Where results go ------------------------------------------------------------------------------------------------
@@ -254,7 +253,22 @@ def test_earlier_results_are_left_out_of_a_glob_too() -> None:
     assert [source for source, _ in planned("*.png")] == ["a.png"]
 
 
-def test_a_second_run_finds_the_same_work(tmp_path: Path) -> None:
+def test_earlier_results_are_left_out_where_the_shell_names_them() -> None:
+    """The same `fairweather derain *.png` a second time."""
+    touch("a.png", "a.derained.png", "b.png")
+    assert planned("a.derained.png", "a.png", "b.png") == [
+        ("a.png", "a.derained.png"),
+        ("b.png", "b.derained.png"),
+    ]
+
+
+def test_hidden_files_in_a_folder_are_left_out() -> None:
+    """macOS puts ._a.png beside a.png, and it is no picture."""
+    touch("in/a.png", "in/._a.png", "in/.thumbnails/a.png")
+    assert [source for source, _ in planned("in")] == ["in/a.png"]
+
+
+def test_a_second_run_finds_the_same_work() -> None:
     """Whatever the first one wrote, results are not restored again."""
     save("in/a.png", "in/sub/b.jpg")
     for options in ({}, {"existing": "number"}, {"existing": "number", "compare": True}, {"format": "webp"}):
@@ -269,6 +283,11 @@ def test_a_second_run_into_a_folder_inside_the_input_finds_the_same_work() -> No
     assert statuses(done("in", output="in/out")) == {"done": 2}
     assert planned("in", output="in/out") == before
     assert statuses(done("in", output="in/out")) == {"skipped": 2}
+
+
+def test_an_output_folder_around_the_input_folder() -> None:
+    touch("all/in/a.png", "all/b.png")
+    assert planned("all/in", output="all") == [("all/in/a.png", "all/a.png")]
 
 
 def test_a_result_can_be_named_as_an_input() -> None:

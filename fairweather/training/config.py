@@ -35,8 +35,12 @@ class TrainConfig:
     validation_channel: Literal["rgb", "y"] = "rgb"
     """The channel of the validation PSNR."""
 
+    loss: Literal["l1", "psnr"] = "l1"
+    """Of the restored picture against the target; see losses/pixel.py."""
     steps: int
-    """Optimiser steps of the whole run; the learning rate follows them."""
+    """Optimiser steps of the whole run."""
+    decay_steps: int | None = None
+    """Steps over which the learning rate falls, where a first stage stops before the end of its cosine."""
     batch: int = 8
     """Patches a step, in each process."""
     patch: int = 96

@@ -180,7 +180,7 @@ def test_several_splits_must_be_chosen_from(tmp_path: Path) -> None:
     assert list(splits(tmp_path)) == ["train", "test"]
     with pytest.raises(UsageError, match=r"several splits \(train, test\)"):
         find_pairs(tmp_path)
-    with pytest.raises(UsageError, match="no split 'val'.*train, test"):
+    with pytest.raises(UsageError, match=r"no split 'val'.*train, test"):
         find_pairs(tmp_path, split="val")
     assert find_pairs(tmp_path, split="test").pairs[0].target == tmp_path / "Test/gt/1.png"
     assert find_pairs(tmp_path / "Test", split="test").pairs

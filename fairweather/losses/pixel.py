@@ -1,0 +1,35 @@
+"""Losses between a restored picture and the clear one, both in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def l1_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """Mean absolute error.
+
+    >>> l1_loss(torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
+    tensor(1.)
+    """
+    return (restored - target).abs().mean()
+
+
+def psnr_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """Minus the mean of the pictures' PSNR in dB (NAFNet, arXiv 2204.04676, trains with it).
+
+    A picture that is nearly right counts as much as one that is far off, as in the averages that papers report. It
+    levels out at 60 dB, so that pictures without any fault do not drown the others.
+
+    >>> psnr_loss(torch.full((1, 3, 2, 2), 0.1), torch.zeros(1, 3, 2, 2)).round(decimals=2)
+    tensor(-20.)
+    """
+    mse = (restored - target).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(mse + 1e-6).mean()
+
+
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1_loss, "psnr": psnr_loss}
+"""By name, as recipes ask for them."""
