@@ -158,7 +158,7 @@ def derain_small() -> TrainConfig:
         sources=tuple(dataclasses.replace(source, weight=share) for source, share in shares),
         init=Path("runs/derain_start/weights.safetensors"),
         loss="psnr",
-        steps=4200,
+        steps=6500,
         decay_steps=None,
         warmup=100,
     )
