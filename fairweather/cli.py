@@ -88,6 +88,8 @@ def _restorer(task: str, help: str) -> None:
 
         keep_memory()
         size = _tile(tile)
+        if compare and output == "-":
+            raise UsageError("--compare writes a second file, and -o - has no place for it; give -o a file")
         jobs = plan(inputs, task=task, output=output, format=format)
         restorer = load(task, model=model, device=device, precision=precision)
         counts = {"done": 0, "skipped": 0, "failed": 0}
@@ -125,7 +127,7 @@ _restorer("denoise", "Remove colour noise.")
 def _tile(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UsageError(f"--tile {text!r}: expected auto or a number of pixels")
     return int(text)
 
@@ -308,7 +310,9 @@ def data_check(
     if as_json:
         print_json(report.as_dict())
     else:
-        print("\n".join(report.lines()))
+        from fairweather.terminal import one_line
+
+        print("\n".join(map(one_line, report.lines())))
     if not report.ok:
         raise typer.Exit(1)
 

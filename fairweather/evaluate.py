@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,7 @@ class Evaluation:
         """Write `as_dict` as JSON, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+        part.write_text(json.dumps(_finite(self.as_dict()), indent=1) + "\n")
         part.replace(path)
 
 
@@ -86,6 +87,10 @@ def evaluate(
     chosen = profile or PROFILE_OF_TASK.get(restorer.task, "rgb")
     if chosen not in PROFILES:
         raise unknown_name("profile", chosen, PROFILES)
+    if not all(0 <= sigma < 1000 for sigma in sigmas):
+        raise UsageError(
+            f"--sigma is {', '.join(f'{s:g}' for s in sigmas)}; expected grey levels of 0 or more"
+        )
     found = splits(root) if root.is_dir() else {}
     if split is None and "test" in found:
         split = "test"
@@ -121,6 +126,15 @@ def evaluate(
         tile=tile,
         table=table,
     )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no inf and nan; they become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Item = tuple[str, str, Callable[[], tuple[Tensor, Tensor]]]

@@ -7,6 +7,7 @@ seen = done + skipped + failed.
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Outcome:
         return record
 
 
-def find_inputs(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
+def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[Path, Path]]:
     """(file, its place inside the folder it was found in) for each file, folder, glob or '-', in the order given.
 
     In folders only files with a picture's extension count, and earlier results (photo.derained.jpg) are left out.
@@ -77,11 +78,13 @@ def find_inputs(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     """
     found: list[tuple[Path, Path]] = []
     for text in inputs:
+        if not text:
+            raise UsageError("an empty name as input; expected a file, a folder, a glob or -")
         path = Path(text)
         if text == "-":
             found.append((STREAM, Path("stdin")))
         elif path.is_dir():
-            inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p)]
+            inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p, path, output)]
             if not inside:
                 raise UsageError(f"no pictures in {text}; we read {', '.join(sorted(images.EXTENSIONS))}")
             found += inside
@@ -89,15 +92,31 @@ def find_inputs(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
             found.append((path, Path(path.name)))
         else:
             matches = [Path(m) for m in sorted(glob.glob(text, recursive=True))]
-            if not matches:
+            matched = [(p, Path(p.name)) for p in matches if p.is_file() and not _is_result(p)]
+            if not matched:
                 raise UsageError(f"no such file or folder: {text}")
-            found += [(p, Path(p.name)) for p in matches if p.is_file()]
-    return list(dict(reversed(found)).items())[::-1]  # each file once, at its first mention
+            found += matched
+    once: dict[Path, tuple[Path, Path]] = {}
+    for path, inside_ in found:
+        once.setdefault(path if path == STREAM else path.resolve(), (path, inside_))
+    return list(once.values())
 
 
-def _is_input(path: Path) -> bool:
-    earlier = path.suffixes[-2:-1] and path.suffixes[-2].removeprefix(".") in {*PAST.values(), "compare"}
-    return path.suffix.lower() in images.EXTENSIONS and path.is_file() and not earlier
+def _is_input(path: Path, folder: Path, output: str | None) -> bool:
+    """Whether a file of a folder is a picture to restore: not hidden, and not written by an earlier run."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    if hidden or path.suffix.lower() not in images.EXTENSIONS or not path.is_file() or _is_result(path):
+        return False
+    if not output or output == "-":
+        return True
+    results = Path(output).resolve()  # an output folder may lie inside the input folder
+    return not (folder.resolve() in results.parents and path.resolve().is_relative_to(results))
+
+
+def _is_result(path: Path) -> bool:
+    """photo.derained.jpg, photo.derained-2.jpg, photo.derained.compare.png"""
+    words = "|".join([*PAST.values(), "compare"])
+    return bool(re.search(rf"\.({words})(-\d+)?$", path.stem))
 
 
 def plan(
@@ -116,18 +135,13 @@ def plan(
         UsageError: for several inputs and one output file, two inputs that would share an output, or an output
             that is one of the inputs.
     """
-    found = find_inputs(inputs)
     if format and format not in images.FORMATS:
         raise UsageError(f"--format {format!r}: expected one of {', '.join(images.FORMATS)}")
-    to_folder = (
-        output is not None
-        and output != "-"
-        and (Path(output).is_dir() or output.endswith("/") or len(found) > 1 or not Path(output).suffix)
-    )
-    if output is not None and to_folder and Path(output).is_file():
-        raise UsageError(f"-o {output} is a file, but there are {len(found)} inputs; give a folder")
-    if output == "-" and len(found) > 1:
-        raise UsageError(f"-o - takes one picture, but there are {len(found)} inputs")
+    found = find_inputs(inputs, output)
+    several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
+    to_folder = output is not None and _is_folder(output, several, len(found))
+    if output and output != "-" and not to_folder:
+        _check_file_name(output, format)
     jobs = []
     for source, inside in found:
         if output == "-" or (output is None and source == STREAM):
@@ -139,8 +153,31 @@ def plan(
         else:
             target = Path(output)
         jobs.append(Job(source, target))
+    if output is None:  # the shell's *.jpg names earlier results along with their sources
+        results = {job.target.resolve() for job in jobs if job.source != STREAM}
+        jobs = [job for job in jobs if not (_is_result(job.source) and job.source.resolve() in results)]
     _check_clashes(jobs)
     return jobs
+
+
+def _is_folder(output: str, several: bool, count: int) -> bool:
+    """Whether -o means a folder; several results need one."""
+    path = Path(output)
+    if output == "":
+        raise UsageError("an empty name as -o; expected a file, a folder or -")
+    if path.is_dir() or output.endswith("/"):
+        return True
+    if several and (output == "-" or path.is_file() or path.suffix.lower() in images.EXTENSIONS):
+        raise UsageError(f"-o {output} takes one picture, but there are {count} inputs; give a folder")
+    return output != "-" and (several or not path.suffix)
+
+
+def _check_file_name(output: str, format: str | None) -> None:
+    wanted = Path(output).suffix.lower()
+    if wanted not in images.EXTENSIONS:
+        raise UsageError(f"-o {output}: we write {', '.join(sorted(images.EXTENSIONS))}")
+    if format and {".jpeg": ".jpg", ".tif": ".tiff"}.get(wanted, wanted) != images.FORMATS[format]:
+        raise UsageError(f"-o {output} and --format {format} contradict each other; leave one out")
 
 
 def _suffix(source: Path, format: str | None) -> str:
@@ -183,16 +220,20 @@ def run(
         UsageError: for options that fit no picture. OutOfMemoryError: at once, since the next would fail too.
     """
     for job in jobs:
-        target = _free_target(job.target, existing)
-        if target is None:
-            message = f"{job.target} exists; --existing overwrite or number writes it"
-            yield Outcome(job, "skipped" if existing == "skip" else "failed", message)
-            continue
-        job = Job(job.source, target)
         try:
-            yield _restore_one(job, restorer, strength, tile, format, compare, max_megapixels, progress)
+            target = _free_target(job.target, existing)
+            if target is None:
+                message = f"{job.target} exists; --existing overwrite or number writes it"
+                yield Outcome(job, "skipped" if existing == "skip" else "failed", message)
+                continue
+            job = Job(job.source, target)
+            yield _restore_one(
+                job, restorer, strength, tile, format, compare, max_megapixels, progress, existing
+            )
         except (OutOfMemoryError, UsageError):
             raise
+        except OSError as error:
+            yield Outcome(job, "failed", f"{job.target}: {error.strerror}")
         except FairweatherError as error:
             yield Outcome(job, "failed", str(error))
 
@@ -206,6 +247,7 @@ def _restore_one(
     compare: bool,
     max_megapixels: float,
     progress: Callable[[Job, int, int], None] | None,
+    existing: Existing,
 ) -> Outcome:
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
     picture = images.read_picture(source, max_megapixels=max_megapixels)
@@ -219,7 +261,8 @@ def _restore_one(
     images.write_picture(result.image, job.target, format=format)
     beside = None
     if compare:
-        beside = job.target.with_name(f"{job.target.stem}.compare.png")
+        name = job.target.with_name(f"{job.target.stem}.compare.png")
+        beside = (existing != "overwrite" and _free_target(name, "number")) or name
         columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
         images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
     return Outcome(job, "done", result=result, compare=beside)

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from fairweather import images, weights
-from fairweather.errors import OutOfMemoryError, UsageError, unknown_name
+from fairweather.errors import OutOfMemoryError, UsageError, WeightsError, unknown_name
 from fairweather.images import Picture
 from fairweather.models import MODELS, choose_weights, create_model
 from fairweather.models.layers import pad_to_multiple
@@ -159,7 +160,13 @@ class Restorer:
 
         while True:
             try:
-                restored = run_tiled(self._network, pixels, tile=size, overlap=OVERLAP, progress=note)
+                restored = run_tiled(
+                    partial(self._network, warnings=warnings),
+                    pixels,
+                    tile=size,
+                    overlap=OVERLAP,
+                    progress=note,
+                )
                 break
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
@@ -177,16 +184,19 @@ class Restorer:
         return restored.clamp_(0, 1), count, warnings
 
     @torch.inference_mode()
-    def _network(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def _network(self, x: Float[Tensor, "b 3 h w"], warnings: list[str]) -> Float[Tensor, "b 3 h w"]:
         """One tile through the network, padded by reflection to what it works on."""
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x.to(self.device), MODELS[self.model].multiple_of)
         padded = padded.contiguous(memory_format=torch.channels_last)
         if self.precision == "bf16":
-            with torch.autocast(self.device, dtype=torch.bfloat16):
+            with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
                 y: Tensor = self.net(padded)
             if not y.isfinite().all():
-                log.warning("bf16 gave a value that is not finite; this tile is computed again in fp32")
+                said = "bf16 gave a value that is not finite; computed again in fp32"
+                if said not in warnings:
+                    warnings.append(said)
+                    log.warning(said)
                 y = self.net(padded)
         else:
             y = self.net(padded)
@@ -223,6 +233,8 @@ def load(
     Raises:
         UsageError: for an unknown name, with the nearest right one. WeightsError: for missing or damaged weights.
     """
+    if name not in TASKS and name not in MODELS and Path(name).suffix != ".safetensors":
+        raise unknown_name("task or model", name, [*TASKS, *MODELS])
     task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", model or name)
     path = Path(chosen)
     if path.suffix == ".safetensors":
@@ -232,7 +244,7 @@ def load(
             raise UsageError(
                 f"{path} does not say which of our models it belongs to; train or convert it with fairweather"
             )
-        net = create_model(model_name, weights=path, **json.loads(metadata.get("model_args", "{}")))
+        net = create_model(model_name, weights=path, **_model_args(path, metadata))
         made_for, digest = metadata.get("task", ""), weights.sha256(path)
         if task != "default" and made_for and made_for != task:
             raise UsageError(f"{path} was trained to {made_for}, not to {task}")
@@ -252,6 +264,15 @@ def load(
         device=_device(device),
         precision="fp32" if precision == "auto" else _precision(precision),
     )
+
+
+def _model_args(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Constructor arguments that a file was trained with; JSON knows lists only, networks take tuples."""
+    try:
+        found = json.loads(metadata.get("model_args", "{}"))
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    except (ValueError, AttributeError):
+        raise WeightsError(f"{path} has damaged model_args; train or convert it again") from None
 
 
 def _precision(name: str) -> str:
@@ -296,7 +317,11 @@ def _to_picture(image: Image) -> Picture:
                 f"a tensor of shape {tuple(image.shape)} and {image.dtype}; "
                 "expected a float tensor (3, h, w) or (b, 3, h, w), RGB in [0, 1]"
             )
-        return Picture(pixels=image.detach().to("cpu", torch.float32))
+        pixels = image.detach().to("cpu", torch.float32)
+        low, high = pixels.aminmax()
+        if not (low >= -8 and high <= 9):  # noise may leave [0, 1]; 0 to 255 and NaN are mistakes
+            raise UsageError(f"a tensor with values from {low:g} to {high:g}; scale it to [0, 1]")
+        return Picture(pixels=pixels)
     raise UsageError(
         f"a picture of type {type(image).__name__}; expected a path, bytes, PIL image, numpy array or tensor"
     )

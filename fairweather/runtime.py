@@ -27,7 +27,7 @@ def keep_memory() -> None:
 
 def available_memory(device: str) -> int:
     """Bytes of memory that can be used now, on the device that computes."""
-    if device != "cpu":
+    if not device.startswith("cpu"):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def one_line(text: object) -> str:
@@ -45,7 +44,7 @@ class Bar:
         )
         self._bar = self._progress.add_task(what, total=total)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bar:
         self._progress.start()
         return self
 

@@ -48,11 +48,11 @@ def run_tiled(
 
     Args:
         network: keeps height and width; called with one tile at a time.
-        tile: the largest side of a tile, more than 2 * overlap.
+        tile: the largest side of a tile, at least 4 * overlap.
         progress: called with (tiles done, tiles in all).
     """
-    if tile <= 2 * overlap:
-        raise ValueError(f"a tile of {tile} pixels is not larger than its two overlaps of {overlap}")
+    if tile < max(1, 4 * overlap):  # else three tiles would blend at one place
+        raise ValueError(f"a tile of {tile} pixels is smaller than four overlaps of {overlap}")
     rows, columns = (spans(n, tile, overlap) for n in picture.shape[-2:])
     result = torch.zeros_like(picture)
     for i, (top, bottom) in enumerate(rows):
@@ -74,7 +74,7 @@ def _ramp(cut: list[tuple[int, int]], index: int) -> Float[Tensor, " n"]:
         weight[:shared] *= _half_sine(shared)
     if index < len(cut) - 1:
         shared = end - cut[index + 1][0]
-        weight[-shared:] *= 1 - _half_sine(shared)
+        weight[len(weight) - shared :] *= 1 - _half_sine(shared)
     return weight
 
 

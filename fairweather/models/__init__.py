@@ -148,7 +148,11 @@ def create_model(name: str, *, weights: str | Path | None = None, **overrides: A
         state, _ = weights_table.read_weights(Path(weights), model=name)
     else:
         state = weights_table.load_weights(choose_weights(name, str(weights)))
-    return _filled(info.build(**overrides), state, f"weights of {name}")
+    try:
+        net = info.build(**overrides)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name} cannot be built with {overrides}: {error}") from None
+    return _filled(net, state, f"weights of {name}")
 
 
 def weights_for(name: str) -> dict[str, Weights]:
