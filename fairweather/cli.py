@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fairweather import __version__
 from fairweather.errors import FairweatherError, MissingExtraError, UsageError
 
 app = typer.Typer(
-    help="Clears pictures taken in bad conditions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,6 +35,22 @@ Model = Annotated[
     str | None,
     typer.Option(help="Another model than the usual one: a name of 'models list', or a .safetensors file."),
 ]
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def fairweather(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Clears pictures taken in bad conditions."""
 
 
 def main() -> None:

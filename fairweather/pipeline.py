@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from fairweather import images, weights
-from fairweather.errors import OutOfMemoryError, UsageError, WeightsError, unknown_name
+from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, WeightsError, unknown_name
 from fairweather.images import Picture
 from fairweather.models import MODELS, choose_weights, create_model
 from fairweather.models.layers import pad_to_multiple
@@ -64,7 +64,7 @@ class Result:
     device: str
     precision: str
     tiles: int
-    """1 if the whole picture went through the network at once."""
+    """Pieces that went through the network; 1 if it was the whole picture at once."""
     seconds: float
     """From decoded pixels to restored pixels."""
     warnings: tuple[str, ...] = ()
@@ -105,6 +105,7 @@ class Restorer:
             progress: called with (tiles done, tiles in all).
 
         Raises:
+            FairweatherError: if the network's output is not finite.
             PictureError: for what is not a picture. UsageError: for a strength or tile out of range.
             OutOfMemoryError: if even the smallest tile does not fit.
         """
@@ -120,7 +121,9 @@ class Restorer:
                 done[0],
                 image=torch.stack([r.image for r in done]),
                 picture=None,
+                tiles=sum(r.tiles for r in done),
                 seconds=sum(r.seconds for r in done),
+                warnings=tuple(dict.fromkeys(w for r in done for w in r.warnings)),
             )
         picture = _to_picture(image)
         start = time.perf_counter()
@@ -189,17 +192,20 @@ class Restorer:
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x.to(self.device), MODELS[self.model].multiple_of)
         padded = padded.contiguous(memory_format=torch.channels_last)
-        if self.precision == "bf16":
-            with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
-                y: Tensor = self.net(padded)
-            if not y.isfinite().all():
-                said = "bf16 gave a value that is not finite; computed again in fp32"
-                if said not in warnings:
-                    warnings.append(said)
-                    log.warning(said)
-                y = self.net(padded)
-        else:
+        with torch.autocast(
+            torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            y: Tensor = self.net(padded)
+        if self.precision == "bf16" and not y.isfinite().all():
+            said = "bf16 gave a value that is not finite; computed again in fp32"
+            if said not in warnings:
+                warnings.append(said)
+                log.warning(said)
             y = self.net(padded)
+        if not y.isfinite().all():
+            raise FairweatherError(
+                f"{self.model} gave a value that is not finite for this picture; report it"
+            )
         return y[..., :height, :width].float().cpu()
 
     def _auto_tile(self) -> int:

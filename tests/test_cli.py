@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import os
@@ -641,3 +642,8 @@ def test_demo_into_a_file_ends_with_1(fairweather: Run) -> None:
     assert ended.code in (1, 2)
     assert len(ended.lines()) == 1
     assert "file" in ended.err
+
+
+def test_the_version_is_that_of_the_package(fairweather: Run) -> None:
+    ended = fairweather("--version")
+    assert (ended.code, ended.out.strip()) == (0, importlib.metadata.version("fairweather"))

@@ -628,3 +628,10 @@ def test_arguments_of_own_weights_are_used(tmp_path: Path) -> None:
     assert restorer.task == "deblur"
     assert sum(p.numel() for p in restorer.net.parameters()) < 10_000
     assert restorer.restore(noise(5, 5, 3)).image.shape == (5, 5, 3)
+
+
+def test_a_network_that_gives_no_number_is_told_and_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = fw.load("denoise")
+    monkeypatch.setattr(restorer.net, "forward", lambda x: x * float("nan"))
+    with pytest.raises(fw.FairweatherError, match="nafnet_small gave a value that is not finite"):
+        restorer.restore(torch.rand(3, 8, 8))

@@ -52,7 +52,7 @@ def test_constructor_arguments_can_be_added() -> None:
         ("steps", "expected key=value"),
         ("stepz=3", "unknown setting 'stepz'; did you mean 'steps'"),
         ("steps=many", "--set steps='many': input should be a valid integer"),
-        ("steps=10", "steps=10 must be more than warmup=200"),
+        ("steps=10", "steps=10 must be more than warmup=100"),
         ("batch=0", "batch=0 must be 1 or more"),
         ("sources.9.weight=1", "'9' is not an item, expected 0 to"),
         ("steps.x=1", "nothing named 'x' inside a plain value"),
