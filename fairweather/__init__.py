@@ -1,4 +1,4 @@
-"""fairweather clears pictures taken in bad conditions: rain, night rain, haze, noise and blur.
+"""fairweather clears pictures taken in bad conditions: rain, rain at night, and noise.
 
 >>> import fairweather as fw
 >>> restored = fw.load("derain").restore("photo.jpg")   # doctest: +SKIP

@@ -7,6 +7,7 @@ pictures failed, 2 wrong usage, 3 weights or network missing, 4 not enough memor
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,6 +63,11 @@ def main() -> None:
 
         say(f"fairweather: {error}", style="red")
         sys.exit(error.exit_code)
+    except OSError as error:
+        from fairweather.terminal import say
+
+        say(f"fairweather: {error.filename or 'a file'}: {error.strerror or error}", style="red")
+        sys.exit(1)
 
 
 # Restoring -------------------------------------------------------------------------------------------------------
@@ -97,7 +103,7 @@ def _restorer(task: str, help: str) -> None:
         as_json: Json = False,
         quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     ) -> None:
-        from fairweather.jobs import STREAM, plan, run
+        from fairweather.jobs import STREAM, Job, Options, plan, run
         from fairweather.pipeline import load
         from fairweather.runtime import keep_memory
         from fairweather.terminal import Bar, print_json, say
@@ -108,32 +114,38 @@ def _restorer(task: str, help: str) -> None:
             raise UsageError("--compare writes a second file, and -o - has no place for it; give -o a file")
         jobs = plan(inputs, task=task, output=output, format=format)
         restorer = load(task, model=model, device=device, precision=precision)
+        options = Options(
+            strength=strength,
+            tile=size,
+            format=format,
+            existing=existing,
+            compare=compare,
+            max_megapixels=max_megapixels,
+        )
         counts = {"done": 0, "skipped": 0, "failed": 0}
+        worst = 0
+
+        def progress(job: Job, done: int, total: int) -> None:
+            bar.show(sum(counts.values()) + done / total, job.source.name)
+
         with Bar(len(jobs), what=task, quiet=quiet or as_json) as bar:
-            for outcome in run(
-                jobs,
-                restorer,
-                strength=strength,
-                tile=size,
-                format=format,
-                existing=existing,
-                compare=compare,
-                max_megapixels=max_megapixels,
-                progress=lambda job, i, n: bar.show(sum(counts.values()) + i / n, job.source.name),
-            ):
-                counts[outcome.status] += 1
-                bar.show(sum(counts.values()))
-                if as_json and outcome.job.target != STREAM:
-                    print_json(outcome.as_dict())
-                if outcome.status == "failed":
-                    say(f"failed: {outcome.message}", style="red")
-                elif not quiet and not as_json:
-                    say(_told(outcome))
-        if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]):
-            told = ", ".join(f"{n} {status}" for status, n in counts.items())
-            say(f"{told}, of {len(jobs)} pictures")
-        if counts["failed"]:
-            raise typer.Exit(1)
+            try:
+                for outcome in run(jobs, restorer, options, progress=progress):
+                    counts[outcome.status] += 1
+                    worst = max(worst, outcome.exit_code)
+                    bar.show(sum(counts.values()))
+                    if as_json and outcome.job.target != STREAM:
+                        print_json(outcome.as_dict())
+                    if outcome.status == "failed":
+                        say(f"failed: {outcome.message}", style="red")
+                    elif not quiet and not as_json:
+                        say(_told(outcome))
+            finally:  # also when interrupted
+                if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]):
+                    told = ", ".join(f"{n} {status}" for status, n in counts.items())
+                    say(f"{told}, of {len(jobs)} pictures")
+        if worst:
+            raise typer.Exit(worst)
 
 
 _restorer("derain", "Remove rain, by day and by night.")
@@ -164,10 +176,10 @@ def _told(outcome: Any) -> str:
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
     """All networks, and which weights there are."""
-    from fairweather.models import MODELS, weights_for
+    from fairweather.models import MODELS
     from fairweather.terminal import print_json
 
-    rows = [(name, info, list(weights_for(name))) for name, info in MODELS.items()]
+    rows = [(name, info, list(info.weights)) for name, info in MODELS.items()]
     if as_json:
         print_json([{"name": n, "params": i.params, "task": i.task, "weights": w} for n, i, w in rows])
         return
@@ -180,7 +192,7 @@ def models_info(name: str, as_json: Json = False) -> None:
     """Everything about one network: tasks, size, paper, weights and their measured scores."""
     import dataclasses
 
-    from fairweather.models import model_info, weights_for
+    from fairweather.models import model_info
     from fairweather.terminal import print_json
 
     info = model_info(name)
@@ -194,7 +206,7 @@ def models_info(name: str, as_json: Json = False) -> None:
         "paper": info.paper,
         "licence": info.licence,
         "published_checkpoints": info.from_published is not None,
-        "weights": [dataclasses.asdict(w) for w in weights_for(name).values()],
+        "weights": [dataclasses.asdict(w) for w in info.weights.values()],
     }
     if as_json:
         print_json(facts)
@@ -236,13 +248,19 @@ def evaluate(
 ) -> None:
     """Score a model on a data set; every number names what it depends on."""
     from fairweather.evaluate import evaluate as run
+    from fairweather.metrics import PROFILES
     from fairweather.pipeline import load
     from fairweather.runtime import keep_memory
     from fairweather.terminal import Bar
 
     keep_memory()
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(
+            dir=json_file.parent
+        ).close()  # an unwritable place shows now, not after the work
     restorer = load(task, model=model, device=device, precision=precision)
-    with Bar(1, what="evaluate") as bar:
+    with Bar(None, what="evaluate") as bar:
         report = run(
             restorer,
             data,
@@ -250,10 +268,11 @@ def evaluate(
             profile=profile,
             sigmas=sigma or (),
             tile=_tile(tile),
-            progress=lambda done, total: bar.show(done / total),
+            progress=lambda done, total: bar.show(done, total=total),
         )
     print(f"{report.model} ({report.task}, weights {report.weights_sha256[:12]}) on {data}")
-    print(f"profile {report.profile}; {report.rule}")
+    print(f"profile {report.profile}: {PROFILES[report.profile].description}")
+    print(report.rule)
     groups = report.table.groups()
     rows = {**(groups if len(groups) > 1 else {}), "all": report.table.overall()}
     print(f"{'':16} {'pictures':>8} {'PSNR':>7} {'SSIM':>7}   input: {'PSNR':>7} {'SSIM':>7}")
@@ -284,10 +303,12 @@ def train(
         from fairweather.training.config import override, to_plain
         from fairweather.training.train import saved_config
         from fairweather.training.train import train as run_training
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("lightning", "pydantic", "tensorboard"):
+            raise
         raise MissingExtraError("training", "train") from None
     from fairweather.errors import unknown_name
-    from fairweather.terminal import say
+    from fairweather.terminal import say, tell_log
 
     if recipe == "list":
         for name, make in RECIPES.items():
@@ -304,6 +325,7 @@ def train(
 
         print(json.dumps(to_plain(config), indent=2))
         return
+    tell_log()
     weights = run_training(config, folder, resume=resume)
     say(f"weights: {weights}; try them with fairweather {config.task} PICTURE --model {weights}")
 

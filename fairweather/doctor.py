@@ -14,7 +14,7 @@ from pathlib import Path
 from fairweather.errors import FairweatherError
 
 SELF_TEST_GAIN = 3.0
-"""Decibels that the self-test picture must gain; the shipped weights gain more (see tests/test_doctor.py)."""
+"""Decibels that the self-test picture must gain; the shipped weights gain more."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def _torchvision() -> Finding:
         version = importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:
         return Finding("torchvision", True, "absent, as it should be")
+    if "+cpu" not in importlib.metadata.version("torch"):
+        return Finding("torchvision", True, version)
     return Finding(
         "torchvision",
         False,

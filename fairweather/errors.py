@@ -41,7 +41,9 @@ class MissingExtraError(UsageError):
     """An optional part of the product that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional part: pip install 'fairweather[{extra}]'")
+        super().__init__(
+            f"{feature} needs an optional part: pip install 'fairweather[{extra}]' (in a checkout: '.[{extra}]')"
+        )
 
 
 class WeightsError(FairweatherError):

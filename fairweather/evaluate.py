@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -13,9 +14,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fairweather import __version__
 from fairweather.data.degradations import paper_noise
 from fairweather.data.pairs import Pair, clear_pictures, find_pairs, has_pairs, split_folder, splits
 from fairweather.errors import DataError, UsageError, unknown_name
+from fairweather.files import written_whole
 from fairweather.images import read_picture
 from fairweather.metrics import PROFILES, ScoreTable, score
 from fairweather.pipeline import Restorer
@@ -35,9 +38,13 @@ class Evaluation:
     task: str
     profile: str
     data: str
+    data_sha256: str
+    """Of the names and bytes of all files that were scored, in their order."""
     split: str
     rule: str
     """How pictures were paired, or what was added to clear ones."""
+    version: str
+    device: str
     precision: str
     tile: int | Literal["auto"]
     table: ScoreTable
@@ -57,10 +64,8 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write `as_dict` as JSON, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(_finite(self.as_dict()), indent=1) + "\n")
-        part.replace(path)
+        with written_whole(path) as part:
+            part.write_text(json.dumps(_finite(self.as_dict()), indent=1) + "\n")
 
 
 def evaluate(
@@ -98,9 +103,9 @@ def evaluate(
     if not root.is_dir() or has_pairs(base):
         if sigmas:
             raise UsageError(f"{root} holds pairs already; --sigma is for clear pictures")
-        rule, items = _paired(root, split)
+        rule, files, items = _paired(root, split)
     elif restorer.task == "denoise":
-        rule, items = _with_noise(root, split, sigmas or SIGMAS)
+        rule, files, items = _with_noise(root, split, sigmas or SIGMAS)
     else:
         raise DataError(f"{base} holds no pairs of degraded and clear pictures to score {restorer.task} on")
     table = ScoreTable()
@@ -119,9 +124,12 @@ def evaluate(
         weights_sha256=restorer.sha256,
         task=restorer.task,
         profile=chosen,
-        data=root.name,
+        data=root.resolve().name,
+        data_sha256=_digest(files),
         split=split or "",
         rule=rule,
+        version=__version__,
+        device=restorer.device,
         precision=restorer.precision,
         tile=tile,
         table=table,
@@ -141,24 +149,32 @@ Item = tuple[str, str, Callable[[], tuple[Tensor, Tensor]]]
 """Name, group, and a call that reads (degraded, target): only one pair is in memory at a time."""
 
 
-def _paired(root: Path, split: str | None) -> tuple[str, list[Item]]:
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
     found = find_pairs(root, split=split)
     if found.unmatched:
         raise DataError(
             f"{len(found.unmatched)} pictures of {root} have no partner (first: {found.unmatched[0].name}); "
             "scores would be of another set. See fairweather data check"
         )
-    return found.rule, [(p.degraded.name, p.group, partial(_read_pair, p)) for p in found.pairs]
+    files = [file for p in found.pairs for file in (p.degraded, p.target)]
+    return found.rule, files, [(p.degraded.name, p.group, partial(_read_pair, p)) for p in found.pairs]
 
 
 def _read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
     return read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
 
 
-def _with_noise(root: Path, split: str | None, sigmas: Sequence[float]) -> tuple[str, list[Item]]:
-    files = clear_pictures(root, split=split)
+def _with_noise(root: Path, split: str | None, sigmas: Sequence[float]) -> tuple[str, list[Path], list[Item]]:
+    files = list(clear_pictures(root, split=split))
     rule = "noise on clear pictures: NumPy legacy generator seeded 0 for each, not clipped"
-    return rule, [(f.name, f"sigma {s:g}", partial(_read_noisy, f, s)) for s in sigmas for f in files]
+    return rule, files, [(f.name, f"sigma {s:g}", partial(_read_noisy, f, s)) for s in sigmas for f in files]
 
 
 def _read_noisy(file: Path, sigma: float) -> tuple[Tensor, Tensor]:

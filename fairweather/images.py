@@ -16,9 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 import re
-import secrets
 import struct
 import threading
 import warnings
@@ -38,6 +36,7 @@ from torch import Tensor
 
 from fairweather import metadata
 from fairweather.errors import PictureError, UsageError, unknown_name
+from fairweather.files import written_whole
 
 Format: TypeAlias = Literal["png", "jpg", "webp", "tiff", "bmp"]
 _Samples: TypeAlias = Shaped[np.ndarray, "h w c"]  # uint8 or uint16; grey, grey+alpha, RGB or RGB+alpha
@@ -336,20 +335,12 @@ def write_picture(
     except PictureError as error:
         raise PictureError(f"{_shown(path)}: {error}") from error.__cause__
 
-    temporary = path.parent / f".fairweather-{secrets.token_hex(8)}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with written_whole(path) as part:
+            part.write_bytes(data)
     except (OSError, ValueError) as error:
         message = f"{_shown(path)}: cannot be written ({_reason(error)}); check the folder and the disk"
         raise PictureError(message) from error
-    finally:
-        with contextlib.suppress(OSError, ValueError):  # gone already when all went well
-            temporary.unlink()
 
 
 def encode_picture(picture: Picture, *, format: str | None = None, quality: int = 95) -> bytes:

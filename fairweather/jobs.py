@@ -16,7 +16,7 @@ from typing import Literal
 
 from fairweather import images
 from fairweather.compare import side_by_side
-from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError
+from fairweather.errors import FairweatherError, PictureError, UsageError
 from fairweather.pipeline import PAST, Restorer, Result
 
 Existing = Literal["skip", "overwrite", "error", "number"]
@@ -32,6 +32,18 @@ class Job:
     target: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to restore and write; the same for all jobs of a run."""
+
+    strength: float = 1.0
+    tile: int | Literal["auto"] = "auto"
+    format: str | None = None
+    existing: Existing = "skip"
+    compare: bool = False
+    max_megapixels: float = images.MAX_MEGAPIXELS
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one job."""
@@ -39,6 +51,8 @@ class Outcome:
     job: Job
     status: Literal["done", "skipped", "failed"]
     message: str = ""
+    exit_code: int = 0
+    """What the failure means for the program's exit code; 0 where nothing failed."""
     result: Result | None = field(default=None, repr=False)
     compare: Path | None = None
 
@@ -86,7 +100,10 @@ def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[
         elif path.is_dir():
             inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p, path, output)]
             if not inside:
-                raise UsageError(f"no pictures in {text}; we read {', '.join(sorted(images.EXTENSIONS))}")
+                raise UsageError(
+                    f"no pictures to restore in {text} (earlier results do not count); "
+                    f"we read {', '.join(sorted(images.EXTENSIONS))}"
+                )
             found += inside
         elif path.exists():
             found.append((path, Path(path.name)))
@@ -205,66 +222,65 @@ def _check_clashes(jobs: list[Job]) -> None:
 def run(
     jobs: Sequence[Job],
     restorer: Restorer,
+    options: Options | None = None,
     *,
-    strength: float = 1.0,
-    tile: int | Literal["auto"] = "auto",
-    format: str | None = None,
-    existing: Existing = "skip",
-    compare: bool = False,
-    max_megapixels: float = images.MAX_MEGAPIXELS,
     progress: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Restore each job's picture, yielding what became of it.
+    """Restore each job's picture, yielding what became of it; a failure is an outcome and not an exception.
+
+    Args:
+        progress: called with (job, tiles done, tiles in all).
 
     Raises:
-        UsageError: for options that fit no picture. OutOfMemoryError: at once, since the next would fail too.
+        UsageError: for options that fit no picture.
     """
+    options = options or Options()
+    compared: set[Path] = set()
     for job in jobs:
         try:
-            target = _free_target(job.target, existing)
+            target = _free_target(job.target, options.existing)
             if target is None:
                 message = f"{job.target} exists; --existing overwrite or number writes it"
-                yield Outcome(job, "skipped" if existing == "skip" else "failed", message)
+                failed = options.existing == "error"
+                yield Outcome(job, "failed" if failed else "skipped", message, exit_code=int(failed))
                 continue
-            job = Job(job.source, target)
-            yield _restore_one(
-                job, restorer, strength, tile, format, compare, max_megapixels, progress, existing
-            )
-        except (OutOfMemoryError, UsageError):
+            yield _restore_one(Job(job.source, target), restorer, options, compared, progress)
+        except UsageError:
             raise
-        except OSError as error:
-            yield Outcome(job, "failed", f"{job.target}: {error.strerror}")
         except FairweatherError as error:
-            yield Outcome(job, "failed", str(error))
+            yield Outcome(job, "failed", str(error), error.exit_code)
+        except OSError as error:  # a name too long for the file system
+            yield Outcome(job, "failed", f"{job.target}: {error.strerror}", 1)
 
 
 def _restore_one(
     job: Job,
     restorer: Restorer,
-    strength: float,
-    tile: int | Literal["auto"],
-    format: str | None,
-    compare: bool,
-    max_megapixels: float,
+    options: Options,
+    compared: set[Path],
     progress: Callable[[Job, int, int], None] | None,
-    existing: Existing,
 ) -> Outcome:
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-    picture = images.read_picture(source, max_megapixels=max_megapixels)
+    picture = images.read_picture(source, max_megapixels=options.max_megapixels)
     result = restorer.restore(
-        picture, strength=strength, tile=tile, progress=progress and (lambda i, n: progress(job, i, n))
+        picture,
+        strength=options.strength,
+        tile=options.tile,
+        progress=progress and (lambda i, n: progress(job, i, n)),
     )
     if job.target == STREAM:
-        sys.stdout.buffer.write(images.encode_picture(result.image, format=format))
+        sys.stdout.buffer.write(images.encode_picture(result.image, format=options.format))
         sys.stdout.buffer.flush()
         return Outcome(job, "done", result=result)
-    images.write_picture(result.image, job.target, format=format)
-    beside = None
-    if compare:
-        name = job.target.with_name(f"{job.target.stem}.compare.png")
-        beside = (existing != "overwrite" and _free_target(name, "number")) or name
-        columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
-        images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
+    images.write_picture(result.image, job.target, format=options.format)
+    if not options.compare:
+        return Outcome(job, "done", result=result)
+    beside = job.target.with_name(f"{job.target.stem}.compare.png")
+    if options.existing != "overwrite" or beside in compared:  # a.png and a.jpg: each keeps its own
+        beside = _free_target(beside, "number") or beside
+    compared.add(beside)
+    columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
+    images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
     return Outcome(job, "done", result=result, compare=beside)
 
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -26,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from fairweather import images, weights
-from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, WeightsError, unknown_name
+from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, unknown_name
 from fairweather.images import Picture
-from fairweather.models import MODELS, choose_weights, create_model
+from fairweather.models import MODELS, choose_weights, create_model, from_file
 from fairweather.models.layers import pad_to_multiple
 from fairweather.runtime import available_memory
 from fairweather.tiling import OVERLAP, SMALLEST, run_tiled
@@ -56,7 +55,9 @@ class Result:
 
     image: Image
     """Of the kind that went in, same size: bytes for bytes, an array for an array; a PIL image for a path."""
-    picture: Picture | None = field(repr=False)
+    depth: Tensor | None = None
+    """Relative depth (1, h, w), from networks that estimate it; None from the others."""
+    picture: Picture | None = field(default=None, repr=False)
     """Pixels with the file's metadata, for `save`; None for a batch of tensors."""
     model: str
     task: str
@@ -227,6 +228,7 @@ def load(
     model: str | Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    backend: Literal["torch"] = "torch",
 ) -> Restorer:
     """Load the weights for a task, ready to restore.
 
@@ -235,22 +237,24 @@ def load(
         model: for a task, another model than its usual one, or a .safetensors of ours.
         device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
         precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.
+        backend: what computes.
 
     Raises:
         UsageError: for an unknown name, with the nearest right one. WeightsError: for missing or damaged weights.
     """
     if name not in TASKS and name not in MODELS and Path(name).suffix != ".safetensors":
         raise unknown_name("task or model", name, [*TASKS, *MODELS])
-    task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", model or name)
+    if model and name not in TASKS:
+        raise UsageError(
+            f"load({name!r}, model={str(model)!r}): model= goes with a task, one of {', '.join(TASKS)}"
+        )
+    if backend != "torch":
+        raise unknown_name("backend", backend, ["torch"])
+    task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", name)
     path = Path(chosen)
     if path.suffix == ".safetensors":
-        _, metadata = weights.read_weights(path)
-        model_name = metadata.get("model", "")
-        if model_name not in MODELS:
-            raise UsageError(
-                f"{path} does not say which of our models it belongs to; train or convert it with fairweather"
-            )
-        net = create_model(model_name, weights=path, **_model_args(path, metadata))
+        net, metadata = from_file(path)
+        model_name = metadata["model"]
         made_for, digest = metadata.get("task", ""), weights.sha256(path)
         if task != "default" and made_for and made_for != task:
             raise UsageError(f"{path} was trained to {made_for}, not to {task}")
@@ -272,15 +276,6 @@ def load(
     )
 
 
-def _model_args(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Constructor arguments that a file was trained with; JSON knows lists only, networks take tuples."""
-    try:
-        found = json.loads(metadata.get("model_args", "{}"))
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-    except (ValueError, AttributeError):
-        raise WeightsError(f"{path} has damaged model_args; train or convert it again") from None
-
-
 def _precision(name: str) -> str:
     if name not in ("fp32", "bf16"):
         raise unknown_name("precision", name, ["auto", "fp32", "bf16"])
@@ -294,8 +289,10 @@ def _device(name: str) -> str:
         kind = torch.device(name).type
     except RuntimeError:
         raise unknown_name("device", name, ["auto", "cpu", "cuda"]) from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this machine has no CUDA device; use --device cpu")
+    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     if kind not in ("cpu", "cuda"):
         raise unknown_name("device", name, ["auto", "cpu", "cuda"])
     return name

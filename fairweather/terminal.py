@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from types import TracebackType
 
@@ -29,10 +30,19 @@ def print_json(record: object) -> None:
     sys.stdout.flush()
 
 
+def tell_log() -> None:
+    """Show what the package logs, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("fairweather")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 class Bar:
     """Count, current file and time left. On anything but a terminal it draws nothing."""
 
-    def __init__(self, total: int, *, what: str, quiet: bool = False) -> None:
+    def __init__(self, total: int | None, *, what: str, quiet: bool = False) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,7 +66,7 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
-    def show(self, done: float, what: str | None = None) -> None:
+    def show(self, done: float, what: str | None = None, *, total: int | None = None) -> None:
         """Move to `done` of the total; fractions are tiles of the current picture."""
         description = escape(one_line(what)) if what is not None else None
-        self._progress.update(self._bar, completed=done, description=description)
+        self._progress.update(self._bar, completed=done, description=description, total=total)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fairweather.errors import WeightsError
+from fairweather.files import written_whole
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -116,9 +117,7 @@ def read_weights(path: Path, *, model: str | None = None) -> tuple[dict[str, Ten
 
 def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write tensors in half precision, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in state.items()}
-    part = path.with_name(f".{path.name}.part")
-    save_file(half, part, metadata=metadata)
-    part.chmod(0o644)
-    part.replace(path)
+    with written_whole(path) as part:
+        save_file(half, part, metadata=metadata)
+        part.chmod(0o644)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairweather.errors import OutOfMemoryError, PictureError, UsageError
 from fairweather.images import read_picture
-from fairweather.jobs import STREAM, Job, Outcome, plan, run
+from fairweather.jobs import STREAM, Job, Options, Outcome, plan, run
 from fairweather.pipeline import Restorer
 
 
@@ -64,7 +64,8 @@ def refused(*inputs: str, **options: Any) -> str:
 
 def done(*inputs: str, output: str | None = None, **options: Any) -> list[Outcome]:
     jobs = plan(inputs, task="derain", output=output, format=options.get("format"))
-    outcomes = list(run(jobs, inverter, **options))
+    progress = options.pop("progress", None)
+    outcomes = list(run(jobs, inverter, Options(**options), progress=progress))
     assert len(outcomes) == len(jobs)
     return outcomes
 
@@ -468,16 +469,15 @@ def test_a_full_disk_leaves_no_half_file(monkeypatch: pytest.MonkeyPatch) -> Non
     def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fairweather.images.os.replace", full)
+    monkeypatch.setattr("fairweather.files.os.replace", full)
     outcomes = done("a.png", "b.png", existing="overwrite")
     assert statuses(outcomes) == {"failed": 2}
     assert "No space left" in outcomes[0].message
     assert digests() == before
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_an_interrupted_run_leaves_whole_files_alone(error: BaseException) -> None:
-    save("a.png", "b.png")
+def fails_on_the_second(error: BaseException) -> Restorer:
+    """A restorer that inverts, but raises for the brighter of two saved pictures."""
 
     class Second(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -485,13 +485,26 @@ def test_an_interrupted_run_leaves_whole_files_alone(error: BaseException) -> No
                 raise error
             return 1 - x
 
-    restorer = Restorer(
-        Second(), model="nafnet_tiny", task="derain", sha256="", device="cpu", precision="fp32"
-    )
-    running = run(plan(["a.png", "b.png"], task="derain"), restorer)
+    return Restorer(Second(), model="nafnet_tiny", task="derain", sha256="", device="cpu", precision="fp32")
+
+
+def test_an_interrupted_run_leaves_whole_files_alone() -> None:
+    save("a.png", "b.png")
+    running = run(plan(["a.png", "b.png"], task="derain"), fails_on_the_second(KeyboardInterrupt()))
     assert next(running).status == "done"
-    with pytest.raises((KeyboardInterrupt, OutOfMemoryError)):
+    with pytest.raises(KeyboardInterrupt):
         next(running)
+    assert files() == {"a.png", "b.png", "a.derained.png"}
+
+
+def test_a_picture_too_large_for_memory_fails_alone_with_4() -> None:
+    save("a.png", "b.png")
+    restorer = fails_on_the_second(torch.OutOfMemoryError("CUDA out of memory"))
+    outcomes = list(run(plan(["b.png", "a.png"], task="derain"), restorer))
+    assert [(o.status, o.exit_code) for o in outcomes] == [
+        ("failed", OutOfMemoryError.exit_code),
+        ("done", 0),
+    ]
     assert files() == {"a.png", "b.png", "a.derained.png"}
 
 

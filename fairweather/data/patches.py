@@ -71,7 +71,13 @@ def _files(source: Source, root: Path) -> list[tuple[Path, ...]]:
         raise DataError(f"no folder {folder}; say where the data is with --set data_root=DIR")
     files: list[tuple[Path, ...]]
     if isinstance(source, Pairs):
-        files = [(p.degraded, p.target) for p in find_pairs(folder, split=source.split).pairs]
+        found = find_pairs(folder, split=source.split)
+        if found.unmatched:  # a missing file would shift the ranges, and validation would leak into training
+            raise DataError(
+                f"{len(found.unmatched)} pictures of {folder} have no partner (first: {found.unmatched[0].name}); "
+                "see fairweather data check"
+            )
+        files = [(p.degraded, p.target) for p in found.pairs]
     else:
         if source.degradation not in DEGRADATIONS:
             raise unknown_name("degradation", source.degradation, DEGRADATIONS)
@@ -84,6 +90,17 @@ def _files(source: Source, root: Path) -> list[tuple[Path, ...]]:
     if not chosen:
         raise DataError(f"{folder} has {len(files)} pictures, none of them in the ranges asked for")
     return chosen
+
+
+def _alike(files: tuple[Path, ...]) -> list[Tensor]:
+    """The pixels of a pair (or of one picture), which must be of equal size."""
+    pictures = [_pixels(path) for path in files]
+    if len({p.shape for p in pictures}) > 1:
+        sizes = " and ".join(
+            f"{path} ({p.shape[2]}x{p.shape[1]})" for path, p in zip(files, pictures, strict=True)
+        )
+        raise DataError(f"{sizes} are a pair of different sizes; see fairweather data check")
+    return pictures
 
 
 def _within(index: int, ranges: Sequence[tuple[int, int]]) -> bool:
@@ -104,12 +121,21 @@ class Patches(Dataset[Sample]):
         self.files = [_files(source, root) for source in sources]
         self.weights = torch.tensor([source.weight for source in sources])
 
+    def describe(self) -> list[str]:
+        """A line for each source: what it is, how much there is, its share of the patches."""
+        shares = (self.weights / self.weights.sum()).tolist()
+        return [
+            f"{share:4.0%} of patches: {len(files)} {'pairs' if isinstance(source, Pairs) else source.degradation} "
+            f"from {source.path}, such as {' with '.join(path.name for path in files[0])}"
+            for source, files, share in zip(self.sources, self.files, shares, strict=True)
+        ]
+
     def __getitem__(self, index: int) -> Sample:
         generator = Generator().manual_seed((self.seed << 32) + index)
         which = int(torch.multinomial(self.weights, 1, generator=generator))
         source, files = self.sources[which], self.files[which]
         chosen = files[int(torch.randint(len(files), (), generator=generator))]
-        window = random_crop([_pixels(path) for path in chosen], self.size, generator)
+        window = random_crop(_alike(chosen), self.size, generator)
         patches = augment([p.float() / 255 for p in window], source.augment, generator)
         if isinstance(source, Pairs):
             return patches[0], patches[1]
@@ -144,7 +170,7 @@ class Pictures(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         source, files = self.items[index]
-        pictures = [_pixels(path).float() / 255 for path in files]
+        pictures = [pixels.float() / 255 for pixels in _alike(files)]
         if isinstance(source, Pairs):
             return pictures[0], pictures[1]
         return DEGRADATIONS[source.degradation](pictures[0], Generator().manual_seed(index))

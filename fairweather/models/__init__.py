@@ -6,11 +6,13 @@ A new network is one file in this folder and one line in `MODELS`.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,11 @@ class ModelInfo:
     paper: str = ""
     licence: str = "Apache-2.0"
     """Of our code and our weights; published checkpoints keep their authors' terms."""
+
+    @property
+    def weights(self) -> dict[str, Weights]:
+        """The weights that we publish for it, by task."""
+        return {w.task: w for w in weights_table.WEIGHTS if MODELS.get(w.model) is self}
 
 
 MODELS: dict[str, ModelInfo] = {
@@ -127,43 +134,68 @@ def create_model(name: str, *, weights: str | Path | None = None, **overrides: A
 
     Args:
         name: one of `list_models()`.
-        weights: None for random weights; "default" for those we ship (the first of `weights_for(name)`);
-            a task, such as "derain", where a model has weights for several; or a path to a .safetensors of ours.
+        weights: None for random weights; "default" for those we ship (the first of `MODELS[name].weights`);
+            a task, such as "derain", where a model has weights for several; or a path to a .safetensors of ours,
+            whose own constructor arguments then hold unless overridden.
         overrides: constructor arguments, such as width=16.
 
     Returns:
-        the network in training mode where its weights are random, else in evaluation mode.
+        the network, in evaluation mode.
 
     Raises:
         UsageError: for an unknown name or argument. WeightsError: for weights that do not fit.
     """
-    info = model_info(name)
-    known = set(inspect.signature(info.build).parameters)
-    for argument in overrides:
+    if weights is None:
+        return _built(name, overrides).eval()
+    if isinstance(weights, Path) or str(weights).endswith(".safetensors"):
+        return from_file(Path(weights), model=name, **overrides)[0]
+    state = weights_table.load_weights(choose_weights(name, str(weights)))
+    return _filled(_built(name, overrides), state, f"weights of {name}")
+
+
+def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tuple[nn.Module, dict[str, str]]:
+    """Build the network that a .safetensors of ours was trained with, and fill it.
+
+    Args:
+        model: refuse weights of another model.
+
+    Returns:
+        the network in evaluation mode, and the file's metadata (model, task, recipe, ...).
+
+    Raises:
+        WeightsError: if the file is damaged, does not say what it is, or does not fit.
+    """
+    state, metadata = weights_table.read_weights(path, model=model)
+    name = metadata.get("model") or model
+    if name not in MODELS:
+        raise WeightsError(
+            f"{path} does not say which of our models it belongs to; train it with fairweather"
+        )
+    try:
+        found = json.loads(metadata.get("model_args", "{}"))
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        net = _built(name, arguments | overrides)
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{path} has unusable model_args ({error}); train it again") from None
+    return _filled(net, state, f"weights of {name}"), metadata
+
+
+def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Random weights; an unknown or impossible argument is a UsageError."""
+    build = model_info(name).build
+    known = set(inspect.signature(build).parameters)
+    for argument in arguments:
         if argument not in known:
             raise unknown_name(f"argument of {name}", argument, known)
-    if weights is None:
-        return info.build(**overrides)
-    if isinstance(weights, Path) or str(weights).endswith(".safetensors"):
-        state, _ = weights_table.read_weights(Path(weights), model=name)
-    else:
-        state = weights_table.load_weights(choose_weights(name, str(weights)))
     try:
-        net = info.build(**overrides)
+        return build(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name} cannot be built with {overrides}: {error}") from None
-    return _filled(net, state, f"weights of {name}")
-
-
-def weights_for(name: str) -> dict[str, Weights]:
-    """The weights that we publish for a model, by task."""
-    model_info(name)
-    return {w.task: w for w in weights_table.WEIGHTS if w.model == name}
+        raise UsageError(f"{name} cannot be built with {dict(arguments)}: {error}") from None
 
 
 def choose_weights(name: str, task: str) -> Weights:
     """The weights of a model for a task; "default" is the first task it has weights for."""
-    available = weights_for(name)
+    available = model_info(name).weights
     if not available:
         raise WeightsError(
             f"there are no weights for {name} yet; models with weights: "
@@ -181,8 +213,8 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
 
     Args:
         name: one of `list_models()` that has a published form.
-        state_dict: the checkpoint, or the file's dictionary around it (`params_ema` before `params`); a
-            `module.` prefix is removed.
+        state_dict: the checkpoint, `torch.load(FILE, weights_only=True)`, or the dictionary in the file around
+            it (`params_ema` before `params`); a `module.` prefix is removed.
 
     Returns:
         the network, in evaluation mode.
@@ -198,8 +230,11 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
         if isinstance(state.get(key), Mapping):
             state = state[key]
             break
+    for key, value in state.items():
+        if not isinstance(value, Tensor | np.ndarray | np.generic):
+            raise WeightsError(f"{key!r} of the checkpoint is a {type(value).__name__}, expected a tensor")
     tensors = {k.removeprefix("module."): torch.as_tensor(v) for k, v in state.items()}
-    return _filled(info.build(**overrides), info.from_published(tensors), f"this checkpoint for {name}")
+    return _filled(_built(name, overrides), info.from_published(tensors), f"this checkpoint for {name}")
 
 
 def _filled(net: nn.Module, state: StateDict, what: str) -> nn.Module:

@@ -278,5 +278,5 @@ def _rename(name: str) -> str:
                 "up.0.weight": "conv.weight",
                 "down.weight": "mix.weight",
             }
-            return f"{ours}{number}.{inner[rest]}"
+            return f"{ours}{number}.{inner.get(rest, rest)}"
     return name

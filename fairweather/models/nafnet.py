@@ -93,10 +93,10 @@ class NAFNet(nn.Module):
     def __init__(
         self,
         *,
-        width: int = 64,
-        encoder_blocks: tuple[int, ...] = (5, 6, 7, 7),
-        middle_blocks: int = 7,
-        decoder_blocks: tuple[int, ...] = (5, 6, 7, 7),
+        width: int,
+        encoder_blocks: tuple[int, ...],
+        middle_blocks: int,
+        decoder_blocks: tuple[int, ...],
     ) -> None:
         super().__init__()
         if len(encoder_blocks) != len(decoder_blocks):
@@ -144,34 +144,63 @@ def nafnet(
 ) -> NAFNet:
     """The plain network that IRConStyle compares with (87.4 M parameters)."""
     return NAFNet(
-        width=width,
-        encoder_blocks=encoder_blocks,
-        middle_blocks=middle_blocks,
-        decoder_blocks=decoder_blocks,
+        width=width, encoder_blocks=encoder_blocks, middle_blocks=middle_blocks, decoder_blocks=decoder_blocks
     )
 
 
-def nafnet_width32() -> NAFNet:
+def nafnet_width32(
+    *,
+    width: int = 32,
+    encoder_blocks: tuple[int, ...] = (1, 1, 1, 28),
+    middle_blocks: int = 1,
+    decoder_blocks: tuple[int, ...] = (1, 1, 1, 1),
+) -> NAFNet:
     """NAFNet's own configuration for deblurring, 32 channels (17.1 M parameters)."""
-    return nafnet(width=32, encoder_blocks=(1, 1, 1, 28), middle_blocks=1, decoder_blocks=(1, 1, 1, 1))
+    return NAFNet(
+        width=width, encoder_blocks=encoder_blocks, middle_blocks=middle_blocks, decoder_blocks=decoder_blocks
+    )
 
 
-def nafnet_width64() -> NAFNet:
+def nafnet_width64(
+    *,
+    width: int = 64,
+    encoder_blocks: tuple[int, ...] = (1, 1, 1, 28),
+    middle_blocks: int = 1,
+    decoder_blocks: tuple[int, ...] = (1, 1, 1, 1),
+) -> NAFNet:
     """NAFNet's own configuration for deblurring, 64 channels (67.9 M parameters)."""
-    return nafnet(width=64, encoder_blocks=(1, 1, 1, 28), middle_blocks=1, decoder_blocks=(1, 1, 1, 1))
+    return NAFNet(
+        width=width, encoder_blocks=encoder_blocks, middle_blocks=middle_blocks, decoder_blocks=decoder_blocks
+    )
 
 
-def nafnet_small() -> NAFNet:
+def nafnet_small(
+    *,
+    width: int = 24,
+    encoder_blocks: tuple[int, ...] = (0, 2, 4),
+    middle_blocks: int = 6,
+    decoder_blocks: tuple[int, ...] = (3, 2, 1),
+) -> NAFNet:
     """Ours, for a CPU: what the product ships (2.3 M parameters).
 
     No block before the first step down: at full size a block costs most and sees least.
     """
-    return nafnet(width=24, encoder_blocks=(0, 2, 4), middle_blocks=6, decoder_blocks=(3, 2, 1))
+    return NAFNet(
+        width=width, encoder_blocks=encoder_blocks, middle_blocks=middle_blocks, decoder_blocks=decoder_blocks
+    )
 
 
-def nafnet_tiny() -> NAFNet:
-    """Ours, for the smallest machines and for tests."""
-    return nafnet(width=12, encoder_blocks=(1, 1, 1), middle_blocks=1, decoder_blocks=(1, 1, 1))
+def nafnet_tiny(
+    *,
+    width: int = 12,
+    encoder_blocks: tuple[int, ...] = (1, 1, 1),
+    middle_blocks: int = 1,
+    decoder_blocks: tuple[int, ...] = (1, 1, 1),
+) -> NAFNet:
+    """Ours, for the smallest machines and for tests (0.2 M parameters)."""
+    return NAFNet(
+        width=width, encoder_blocks=encoder_blocks, middle_blocks=middle_blocks, decoder_blocks=decoder_blocks
+    )
 
 
 def constyle_nafnet(*, width: int = 48, num_blocks: tuple[int, ...] = (7, 8, 9, 9, 9, 8, 7)) -> ConStyleUNet:
@@ -186,9 +215,11 @@ def constyle_nafnet(*, width: int = 48, num_blocks: tuple[int, ...] = (7, 8, 9, 
     )
 
 
-def constyle_nafnet_small() -> ConStyleUNet:
+def constyle_nafnet_small(
+    *, width: int = 16, num_blocks: tuple[int, ...] = (1, 1, 2, 2, 2, 1, 1)
+) -> ConStyleUNet:
     """Ours, for a CPU: the ConStyle form at 16 channels."""
-    return constyle_nafnet(width=16, num_blocks=(1, 1, 2, 2, 2, 1, 1))
+    return constyle_nafnet(width=width, num_blocks=num_blocks)
 
 
 # Published names -------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from fairweather.errors import UsageError, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One complete run. `fairweather train RECIPE --set steps=100 --set optimizer...` changes any field."""
+    """One complete run. `fairweather train RECIPE --set steps=1000 --set batch=4` changes any field."""
 
     recipe: str
     """The name it was asked for by."""
@@ -84,8 +83,17 @@ class TrainConfig:
         for name in ("batch", "patch", "validate_every", "checkpoint_every", "threads", "devices"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("warmup", "workers", "weight_decay", "clip_norm", "final_learning_rate"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}={getattr(self, name)} must be 0 or more")
+        if self.learning_rate <= 0:
+            raise UsageError(f"learning_rate={self.learning_rate} must be more than 0")
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"ema_decay={self.ema_decay} must be at least 0 and less than 1")
         if not self.sources:
             raise UsageError("sources is empty: there is nothing to train on")
+        if not self.validation:
+            raise UsageError("validation is empty: no checkpoint could be chosen")
 
 
 _ADAPTER = TypeAdapter(TrainConfig)
@@ -147,8 +155,3 @@ def from_plain(plain: dict[str, Any]) -> TrainConfig:
             raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"--set {where}={first['input']!r}: {first['msg'].lower()}") from None
-
-
-def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """`dataclasses.replace`, for recipes that vary another."""
-    return dataclasses.replace(config, **changes)

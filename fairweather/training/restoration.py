@@ -6,6 +6,7 @@ The step is a function, the LightningModule around it is short, and the recipes 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from fairweather.data.patches import Clear, Pairs, Sample
+from fairweather.data.patches import Clear, Pairs
+from fairweather.errors import FairweatherError
 from fairweather.losses.pixel import PIXEL_LOSSES
 from fairweather.metrics import luma_bt601, psnr
+from fairweather.models import model_info
 from fairweather.models.layers import pad_to_multiple
-from fairweather.training.config import TrainConfig, replace
+from fairweather.training.config import TrainConfig
 from fairweather.training.schedules import warmup_cosine
 
 
@@ -40,7 +43,7 @@ def ema(net: nn.Module, decay: float) -> AveragedModel:
         weight = min(decay, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(averaged, current, 1 - weight)
 
-    return AveragedModel(net, multi_avg_fn=update)
+    return AveragedModel(net, multi_avg_fn=update).requires_grad_(False)
 
 
 class Restoration(LightningModule):
@@ -53,11 +56,11 @@ class Restoration(LightningModule):
         convert_conv2d_weight_memory_format(self.net, torch.channels_last)
         self.average = ema(self.net, config.ema_decay)
 
-    def training_step(self, batch: Sample, _: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         degraded, target = (x.contiguous(memory_format=torch.channels_last) for x in batch)
         loss = restoration_loss(self.net, degraded, target, self.config.loss)
         if not loss.isfinite():
-            raise FloatingPointError(
+            raise FairweatherError(
                 f"the loss is {loss.item()} at step {self.global_step}; lower learning_rate or clip_norm"
             )
         self.log("train/loss", loss, prog_bar=True)
@@ -68,11 +71,13 @@ class Restoration(LightningModule):
         # Here and not in on_train_batch_end, which comes after a checkpoint of the same step was written.
         self.average.update_parameters(self.net)
 
-    def validation_step(self, batch: Sample, _: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], _: int) -> None:
+        """As the product restores: fp32, padded by reflection, rounded to 8 bit."""
         degraded, target = batch
-        padded = pad_to_multiple(degraded, 64).contiguous(memory_format=torch.channels_last)
-        restored = self.average(padded)[..., : target.shape[-2], : target.shape[-1]]
-        restored = restored.float().clamp(0, 1).mul(255).round().div(255)
+        padded = pad_to_multiple(degraded, model_info(self.config.model).multiple_of)
+        with torch.autocast(self.device.type, enabled=False):
+            restored = self.average(padded.contiguous(memory_format=torch.channels_last))
+        restored = restored[..., : target.shape[-2], : target.shape[-1]].clamp(0, 1).mul(255).round().div(255)
         if self.config.validation_channel == "y":
             scores = psnr(luma_bt601(restored), luma_bt601(target), data_range=255)
         else:
@@ -152,7 +157,7 @@ def derain_small() -> TrainConfig:
     start = derain_start()
     pairs, fresh, *wide = start.sources
     shares = [(pairs, 0.5), (fresh, 0.2), *((source, source.weight * 0.3 / 0.45) for source in wide)]
-    return replace(
+    return dataclasses.replace(
         start,
         recipe="derain_small",
         sources=tuple(dataclasses.replace(source, weight=share) for source, share in shares),
@@ -182,4 +187,4 @@ def denoise_small() -> TrainConfig:
 
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
-    return replace(denoise_small(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
+    return dataclasses.replace(denoise_small(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)

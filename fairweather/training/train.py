@@ -10,19 +10,24 @@ from pathlib import Path
 
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
-from fairweather.data.patches import Patches, Pictures, Sample, Steps
+from fairweather.data.patches import Patches, Pictures, Steps
 from fairweather.errors import UsageError
+from fairweather.files import written_whole
 from fairweather.models import create_model
 from fairweather.runtime import keep_memory
+from fairweather.training.checkpoints import Checkpoints
 from fairweather.training.config import TrainConfig, from_plain, to_plain
 from fairweather.training.restoration import Restoration
-from fairweather.weights import save_weights
+from fairweather.weights import save_weights, sha256
 
 log = logging.getLogger(__name__)
+
+CONFIG_FILE, COMMIT_FILE, WEIGHTS_FILE = "config.json", "commit", "weights.safetensors"
 
 
 def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -42,82 +47,99 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         UsageError: if the folder holds another run, or none to resume. DataError: for missing or unreadable data.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    checkpoint = _prepare(config, run, resume)
+    _check(config, run, resume)
     keep_memory()
     torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
-    net = create_model(config.model, weights=config.init, **config.model_args).train()
-    module = Restoration(net, config)
-    best = ModelCheckpoint(
-        run / "checkpoints", "best", monitor="val/psnr", mode="max", enable_version_counter=False
+    module = Restoration(create_model(config.model, weights=config.init, **config.model_args).train(), config)
+    patches = Patches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
+    pictures = DataLoader(Pictures(config.validation, root=config.data_root), batch_size=1)
+    for line in patches.describe():
+        log.info(line)
+    checkpoints = Checkpoints(
+        run / "checkpoints",
+        every=config.checkpoint_every,
+        validate_every=config.validate_every,
+        steps=config.steps,
     )
-    last = ModelCheckpoint(
-        run / "checkpoints", "last", every_n_train_steps=config.checkpoint_every, enable_version_counter=False
-    )
+    checkpoint = checkpoints.last_file if resume and checkpoints.last_file.exists() else None
     start = torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint else 0
+    if not resume and _is_first_process():
+        _write_start(config, run)
     trainer = Trainer(
         accelerator=config.device,
         devices=config.devices,
+        strategy="ddp" if config.devices > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_steps=config.steps,
         max_epochs=-1,
-        val_check_interval=config.validate_every,
+        val_check_interval=min(config.validate_every, config.steps),
         check_val_every_n_epoch=None,
         gradient_clip_val=config.clip_norm or None,
         num_sanity_val_steps=0,
-        log_every_n_steps=50,
+        log_every_n_steps=min(50, config.steps),
         use_distributed_sampler=False,  # Steps shards by itself
         logger=[TensorBoardLogger(run, "tensorboard", ""), CSVLogger(run, "csv", f"from_step_{start}")],
-        callbacks=[best, last, *([TQDMProgressBar(refresh_rate=10)] if progress else [])],
+        callbacks=[checkpoints, *([TQDMProgressBar(refresh_rate=10)] if progress else [])],
+        enable_checkpointing=False,
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    trainer.fit(
-        module, _patches(config, trainer, start), _pictures(config), ckpt_path=checkpoint, weights_only=True
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return publish(config, run)
-
-
-def _prepare(config: TrainConfig, run: Path, resume: bool) -> Path | None:
-    """Make the run's folder, or find the checkpoint to go on from."""
-    saved, checkpoint = run / "config.json", run / "checkpoints" / "last.ckpt"
-    if not resume:
-        if saved.exists():
-            raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
-        run.mkdir(parents=True, exist_ok=True)
-        saved.write_text(json.dumps(to_plain(config), indent=2) + "\n")
-        (run / "commit").write_text(_commit() + "\n")
-        return None
-    if not saved.exists():
-        raise UsageError(f"{run} holds no run to resume: there is no {saved.name} in it")
-    return checkpoint if checkpoint.exists() else None
-
-
-def saved_config(run: Path) -> TrainConfig:
-    """The configuration that a run was started with."""
-    file = run / "config.json"
-    if not file.exists():
-        raise UsageError(f"{run} holds no run: there is no config.json in it")
-    return from_plain(json.loads(file.read_text()))
-
-
-def _patches(config: TrainConfig, trainer: Trainer, start: int) -> DataLoader[Sample]:
-    patches = Patches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
     steps = Steps(batch=config.batch, start=start, rank=trainer.global_rank, processes=trainer.world_size)
-    return DataLoader(
+    loader = DataLoader(
         patches,
         batch_sampler=steps,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+    trainer.fit(module, loader, pictures, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if config.steps % config.validate_every:  # the last steps, at the lowest rate, are candidates too
+        trainer.validate(module, pictures, verbose=False)
+    if trainer.is_global_zero:
+        publish(config, run)
+    return run / WEIGHTS_FILE
 
 
-def _pictures(config: TrainConfig) -> DataLoader[Sample]:
-    return DataLoader(Pictures(config.validation, root=config.data_root), batch_size=1)
+def _check(config: TrainConfig, run: Path, resume: bool) -> None:
+    """Refuse what cannot work before anything is written."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda: this machine has no CUDA device; use --set device=cpu")
+    if config.init and not config.init.is_file():
+        raise UsageError(
+            f"{config.recipe} starts from {config.init}, which is not there; train that first "
+            f"(fairweather train {config.init.parent.name}) or give other weights with --set init=FILE"
+        )
+    if resume:
+        saved_config(run)
+    elif (run / CONFIG_FILE).exists() and _is_first_process():
+        raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
+
+
+def _is_first_process() -> bool:
+    """Lightning starts the others by running the same command again; they must not write what the first has written."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _write_start(config: TrainConfig, run: Path) -> None:
+    """What was asked for and with which code, before the first step."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / COMMIT_FILE).write_text(_commit() + "\n")
+    with written_whole(run / CONFIG_FILE) as part:
+        part.write_text(json.dumps(to_plain(config), indent=2) + "\n")
+
+
+def saved_config(run: Path) -> TrainConfig:
+    """The configuration that a run was started with."""
+    file = run / CONFIG_FILE
+    if not file.exists():
+        raise UsageError(f"{run} holds no run: there is no {file.name} in it")
+    try:
+        return from_plain(json.loads(file.read_text()))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{file} is damaged ({error}); start the run anew") from None
 
 
 def publish(config: TrainConfig, run: Path) -> Path:
@@ -125,9 +147,6 @@ def publish(config: TrainConfig, run: Path) -> Path:
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     prefix = "average.module."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    score = next(
-        c["best_model_score"] for c in checkpoint["callbacks"].values() if c["monitor"] == "val/psnr"
-    )
     metadata = {
         "model": config.model,
         "model_args": json.dumps(config.model_args),
@@ -135,20 +154,26 @@ def publish(config: TrainConfig, run: Path) -> Path:
         "recipe": config.recipe,
         "steps": str(checkpoint["global_step"]),
         "seed": str(config.seed),
-        "commit": (run / "commit").read_text().strip(),
-        "validation": f"{float(score):.3f} dB",
+        "commit": (run / COMMIT_FILE).read_text().strip(),
+        "init_sha256": sha256(config.init) if config.init else "",
+        "config": json.dumps(to_plain(config)),
     }
-    path = run / "weights.safetensors"
+    path = run / WEIGHTS_FILE
     save_weights(state, path, metadata)
     return path
 
 
 def _commit() -> str:
-    """The code version of a run from a checkout; empty from an installed package."""
-    here = Path(__file__).parent
+    """The code version of a run from a checkout, "-dirty" if it was changed since; empty otherwise."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
     try:
         found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

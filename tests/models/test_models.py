@@ -122,7 +122,7 @@ def test_a_model_without_weights_says_which_have_some() -> None:
 
 def test_contradicting_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="encoder_blocks has 2 sizes, decoder_blocks 1"):
-        NAFNet(width=4, encoder_blocks=(1, 1), decoder_blocks=(1,))
+        NAFNet(width=4, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1,))
     with pytest.raises(ValueError, match="expected 7"):
         ConStyleUNet(
             width=4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch.utils.data import default_collate
 
 import fairweather as fw
 from fairweather.data.patches import Patches
-from fairweather.errors import UsageError
+from fairweather.errors import DataError, UsageError
 from fairweather.images import Picture, write_picture
 from fairweather.models import create_model
 from fairweather.training import RECIPES
@@ -25,7 +26,7 @@ from fairweather.training.restoration import Restoration, ema
 from fairweather.training.train import saved_config
 from fairweather.weights import read_weights
 
-TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
+TINY = ["steps=64", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
 
 
 @pytest.fixture(scope="module")
@@ -41,74 +42,99 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_a_recipe_builds_and_takes_a_step(name: str, data: Path) -> None:
+def test_a_recipe_builds_and_takes_a_step(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = override(RECIPES[name](), [f"data_root={data}", "patch=16", "warmup=1"])
-    net = create_model(config.model, **config.model_args)
+    net = create_model(config.model, **config.model_args).train()
     module = Restoration(net, config)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)  # there is no trainer
     patches = Patches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
     optimizer = module.configure_optimizers()["optimizer"]
     before = {k: v.clone() for k, v in net.named_parameters()}
     for step in range(2):  # beta and gamma start at 0, so some weights move from the second step on
-        degraded, target = default_collate([patches[2 * step], patches[2 * step + 1]])
         optimizer.zero_grad()
-        loss = (module.net(degraded) - target).abs().mean()
+        loss = module.training_step(default_collate([patches[2 * step], patches[2 * step + 1]]), step)
         loss.backward()
         optimizer.step()
-    assert loss.isfinite()
     moved = sum(not torch.equal(before[k], v) for k, v in net.named_parameters())
     assert moved == len(before)
 
 
-def start(run: Path, data: Path, *more: str) -> subprocess.Popen[bytes]:
-    settings = [f"--set={s}" for s in (f"data_root={data}", *TINY)] if "--resume" not in more else []
-    command = [
-        sys.executable,
-        "-m",
-        "fairweather",
-        "train",
-        "denoise_tiny",
-        "--run",
-        str(run),
-        *settings,
-        *more,
-    ]
-    return subprocess.Popen(
-        command,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def start(run: Path, data: Path, *more: str, settings: list[str] = TINY) -> subprocess.Popen[bytes]:
+    given = [f"--set={s}" for s in (f"data_root={data}", *settings)] if "--resume" not in more else []
+    command = [sys.executable, "-m", "fairweather", "train", "denoise_tiny", "--run", str(run), *given, *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def killed_at(run: Path, data: Path, step: int) -> int:
+    """Start a run, kill -9 it as soon as it has saved `step` or a later one, and say which it had saved."""
+    victim = start(run, data)
+    checkpoint, saved = run / "checkpoints" / "last.ckpt", 0
+    while saved < step and victim.poll() is None:
+        time.sleep(0.002)
+        if checkpoint.exists():
+            saved = torch.load(checkpoint, weights_only=True)["global_step"]
+    os.kill(victim.pid, signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    return int(torch.load(checkpoint, weights_only=True)["global_step"])
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle, then --resume: every tensor of the last checkpoint is equal to the bit."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    """kill -9 between validations (4), after one (8) and late (44), then --resume: equal to the bit."""
+    whole = tmp_path / "whole"
     process = start(whole, data)
-    victim = start(killed, data)
-    checkpoint = killed / "checkpoints" / "last.ckpt"
-    while not checkpoint.exists() and victim.poll() is None:
-        time.sleep(0.005)
-    os.kill(victim.pid, signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    stopped_at = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < stopped_at < 40
-    assert start(killed, data, "--resume").wait() == 0
+    runs = {step: tmp_path / f"killed-{step}" for step in (4, 8, 44)}
+    for step, run in runs.items():
+        assert step <= killed_at(run, data, step) < 64
     assert process.wait() == 0
-    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)]
-    assert ends[0]["global_step"] == ends[1]["global_step"] == 40
-    for name, tensor in ends[0]["state_dict"].items():
-        assert torch.equal(tensor, ends[1]["state_dict"][name]), name
-    published = [read_weights(run / "weights.safetensors")[0] for run in (whole, killed)]
-    for name, tensor in published[0].items():
-        assert torch.equal(tensor, published[1][name]), name
+    resumed = [start(run, data, "--resume") for run in runs.values()]
+    assert [process.wait() for process in resumed] == [0] * len(runs)
+    for file in ("last", "best"):
+        expected = torch.load(whole / "checkpoints" / f"{file}.ckpt", weights_only=True)
+        for run in runs.values():
+            found = torch.load(run / "checkpoints" / f"{file}.ckpt", weights_only=True)
+            assert found["global_step"] == expected["global_step"], (run.name, file)
+            for name, tensor in expected["state_dict"].items():
+                assert torch.equal(tensor, found["state_dict"][name]), (run.name, file, name)
+    assert torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 64
     _check_what_a_run_leaves(whole)
+
+
+def test_a_short_run_is_validated_at_its_end_and_published(data: Path, tmp_path: Path) -> None:
+    settings = ["steps=6", "warmup=2", "batch=2", "patch=16", "validate_every=4", "checkpoint_every=100"]
+    assert start(tmp_path / "run", data, settings=settings).wait() == 0
+    assert read_weights(tmp_path / "run" / "weights.safetensors")[1]["steps"] in ("4", "6")
+    csv = next(iter((tmp_path / "run").glob("csv/*/metrics.csv"))).read_text()
+    assert len(re.findall(r"^\d+,\d+,.*\d$", csv, flags=re.MULTILINE)) >= 1
+
+
+def test_two_processes_train_together(data: Path, tmp_path: Path) -> None:
+    """As on two GPUs: different patches, one result, written once."""
+    settings = ["steps=6", "warmup=2", "batch=2", "patch=16", "validate_every=3", "checkpoint_every=2"]
+    process = start(tmp_path / "run", data, settings=[*settings, "device=cpu", "devices=2"])
+    assert process.wait() == 0
+    assert read_weights(tmp_path / "run" / "weights.safetensors")[1]["recipe"] == "denoise_tiny"
+    assert list((tmp_path / "run").rglob("*.part")) == []
+
+
+def test_what_cannot_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    from fairweather.training.train import train
+
+    config = RECIPES["denoise_tiny"]()
+    with pytest.raises(DataError, match="--set data_root=DIR"):
+        train(override(config, [f"data_root={tmp_path}"]), tmp_path / "run")
+    with pytest.raises(UsageError, match="unknown argument of nafnet_tiny 'depth'"):
+        train(override(config, [f"data_root={data}", "model_args.depth=3"]), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"starts from .*derain_start.* train that first"):
+        train(override(RECIPES["derain_small"](), [f"data_root={data}"]), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _check_what_a_run_leaves(run: Path) -> None:
     _, metadata = read_weights(run / "weights.safetensors")
     assert metadata["model"] == "nafnet_tiny"
     assert metadata["recipe"] == "denoise_tiny"
-    assert saved_config(run).steps == 40
+    assert saved_config(run).steps == 64
     assert list(run.glob("tensorboard/events*"))
     assert "val/psnr" in next(iter(run.glob("csv/*/metrics.csv"))).read_text()
     restorer = fw.load(str(run / "weights.safetensors"))
@@ -123,7 +149,7 @@ def test_a_run_is_not_overwritten_and_nothing_is_resumed_where_nothing_is(tmp_pa
     config = RECIPES["denoise_tiny"]()
     with pytest.raises(UsageError, match="already holds a run; use --resume"):
         train(config, tmp_path)
-    with pytest.raises(UsageError, match="holds no run to resume"):
+    with pytest.raises(UsageError, match="there is no config"):
         train(config, tmp_path / "other", resume=True)
 
 
