@@ -1,6 +1,6 @@
 """Bytes of memory that each network needs per pixel, as `MODELS[...].bytes_per_pixel` states it.
 
-    python benchmarks/memory.py [MODEL ...]
+    python -m benchmarks.memory [MODEL ...]
 
 Each figure is the growth of a fresh process's peak memory between two picture sizes, per pixel, fp32 on a CPU.
 """

@@ -169,10 +169,10 @@ def derain_small() -> TrainConfig:
     )
 
 
-def denoise_small() -> TrainConfig:
-    """Colour noise of any strength up to sigma 55, one network for all."""
+def denoise_start() -> TrainConfig:
+    """First stage of denoise_small."""
     return TrainConfig(
-        recipe="denoise_small",
+        recipe="denoise_start",
         model="nafnet_small",
         task="denoise",
         sources=(
@@ -185,6 +185,20 @@ def denoise_small() -> TrainConfig:
     )
 
 
+def denoise_small() -> TrainConfig:
+    """Colour noise of any strength up to sigma 55, one network for all."""
+    return dataclasses.replace(
+        denoise_start(),
+        recipe="denoise_small",
+        init=Path("runs/denoise_start/weights.safetensors"),
+        loss="psnr",
+        learning_rate=6e-4,
+        steps=3400,
+        warmup=100,
+        seed=1,  # other patches than the first stage saw
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
-    return dataclasses.replace(denoise_small(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
+    return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
