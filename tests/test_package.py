@@ -58,6 +58,21 @@ def test_constraints_are_exact_and_cover_every_dependency() -> None:
     assert wanted <= pinned
 
 
+def test_documented_recipes_exist() -> None:
+    from fairweather.training import RECIPES
+
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {n for page in pages for n in re.findall(r"fairweather train (\w+)", page.read_text())}
+    assert named <= {*RECIPES, "list", "RECIPE"}
+    assert "derain_small" in named
+
+
+def test_pictures_and_pages_that_the_docs_link_are_there() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
 def test_readme_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each Python block of the README runs, in a folder with a photograph."""
     from fairweather.demo import photograph

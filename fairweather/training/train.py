@@ -47,6 +47,8 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         UsageError: if the folder holds another run, or none to resume. DataError: for missing or unreadable data.
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, tips
     _check(config, run, resume)
     keep_memory()
     torch.set_num_threads(config.threads)
