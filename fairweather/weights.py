@@ -48,11 +48,11 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="nafnet_small",
         task="derain",
-        sha256="e40b236fe8ce1de4c3b51674ad49d0abb3f27c4df63e76e72de3818fdd0344d1",
+        sha256="84deaea329dec75f5199b9cbdd370f215a0036559beee0e79c8a904a8d490e22",
         recipe="derain_small",
-        steps=6500,
+        steps=5500,
         seed=0,
-        commit="31058c3",
+        commit="94ea4a1",
         data="RoadScene-rain train (166 of 181 pairs); own rain over BSDS500 train and test, DIV2K crops",
     ),
     Weights(

@@ -27,6 +27,8 @@ from fairweather.weights import save_weights, sha256
 
 log = logging.getLogger(__name__)
 
+_OF_THE_MACHINE = {"data_root", "init", "device", "devices", "threads", "workers"}
+"""Settings that say where a run took place and not what it learnt; nobody's business."""
 CONFIG_FILE, COMMIT_FILE, WEIGHTS_FILE = "config.json", "commit", "weights.safetensors"
 
 
@@ -158,7 +160,7 @@ def publish(config: TrainConfig, run: Path) -> Path:
         "seed": str(config.seed),
         "commit": (run / COMMIT_FILE).read_text().strip(),
         "init_sha256": sha256(config.init) if config.init else "",
-        "config": json.dumps(to_plain(config)),
+        "config": json.dumps({k: v for k, v in to_plain(config).items() if k not in _OF_THE_MACHINE}),
     }
     path = run / WEIGHTS_FILE
     save_weights(state, path, metadata)
