@@ -44,9 +44,9 @@ def night_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     dusk = darken(clear, gain=0.9, gamma=1.3, cast=(0.9, 0.93, 1.0))
     height, width = clear.shape[-2:]
     near = rain_streaks(
-        height, width, mean=0.05, std=0.16, length=34, angle=24, thickness=0.9, generator=generator
+        height, width, mean=0.0, std=0.14, length=34, angle=24, thickness=0.9, generator=generator
     )
-    far = rain_streaks(height, width, length=20, angle=27, generator=generator)
+    far = rain_streaks(height, width, mean=0.08, std=0.12, length=20, angle=27, generator=generator)
     return add_rain(add_rain(dusk, far), near, brightness=0.8), dusk
 
 
@@ -54,7 +54,7 @@ def heavy_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Bright streaks by day."""
     height, width = clear.shape[-2:]
     streaks = rain_streaks(
-        height, width, mean=-0.1, std=0.25, length=26, angle=-14, thickness=0.8, generator=generator
+        height, width, mean=-0.12, std=0.22, length=26, angle=-14, thickness=0.8, generator=generator
     )
     return add_rain(clear, streaks, brightness=0.85, additive=True), clear
 
