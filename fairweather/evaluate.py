@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairweather import __version__
 from fairweather.data.degradations import paper_noise
-from fairweather.data.pairs import Pair, clear_pictures, find_pairs, has_pairs, split_folder, splits
+from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, has_pairs, split_folder, splits
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.files import written_whole
 from fairweather.images import read_picture
@@ -157,12 +157,7 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
-    found = find_pairs(root, split=split)
-    if found.unmatched:
-        raise DataError(
-            f"{len(found.unmatched)} pictures of {root} have no partner (first: {found.unmatched[0].name}); "
-            "scores would be of another set. See fairweather data check"
-        )
+    found = complete_pairs(root, split=split)
     files = [file for p in found.pairs for file in (p.degraded, p.target)]
     return found.rule, files, [(p.degraded.name, p.group, partial(_read_pair, p)) for p in found.pairs]
 

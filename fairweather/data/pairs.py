@@ -139,6 +139,17 @@ def find_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
     return PairedFolders(root, "; ".join(said[:2]) + more, tuple(pairs), tuple(unmatched))
 
 
+def complete_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
+    """As `find_pairs`, but pictures without a partner are a DataError: training or scores would be of another set."""
+    found = find_pairs(root, split=split)
+    if found.unmatched:
+        raise DataError(
+            f"{len(found.unmatched)} pictures of {root} have no partner (first: {found.unmatched[0].name}); "
+            "see fairweather data check"
+        )
+    return found
+
+
 def clear_pictures(root: Path, *, split: str | None = None) -> tuple[Path, ...]:
     """All pictures under a plain folder, in natural order; folders of depth or infrared are left out.
 

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
 from fairweather.data.degradations import DEGRADATIONS
-from fairweather.data.pairs import clear_pictures, find_pairs
+from fairweather.data.pairs import clear_pictures, complete_pairs
 from fairweather.data.transforms import Augment, augment, random_crop
 from fairweather.errors import DataError, unknown_name
 from fairweather.images import read_picture
@@ -71,13 +71,8 @@ def _files(source: Source, root: Path) -> list[tuple[Path, ...]]:
         raise DataError(f"no folder {folder}; say where the data is with --set data_root=DIR")
     files: list[tuple[Path, ...]]
     if isinstance(source, Pairs):
-        found = find_pairs(folder, split=source.split)
-        if found.unmatched:  # a missing file would shift the ranges, and validation would leak into training
-            raise DataError(
-                f"{len(found.unmatched)} pictures of {folder} have no partner (first: {found.unmatched[0].name}); "
-                "see fairweather data check"
-            )
-        files = [(p.degraded, p.target) for p in found.pairs]
+        # Complete: a missing file would shift the ranges, and validation would leak into training.
+        files = [(p.degraded, p.target) for p in complete_pairs(folder, split=source.split).pairs]
     else:
         if source.degradation not in DEGRADATIONS:
             raise unknown_name("degradation", source.degradation, DEGRADATIONS)

@@ -98,3 +98,17 @@ def test_missing_data_and_wrong_names_say_what_to_do(root: Path) -> None:
         Patches([Clear(path=Path("clear"), degradation="nois")], root=root, size=16, seed=0)
     with pytest.raises(DataError, match="none of them in the ranges"):
         Pictures([Clear(path=Path("clear"), degradation="noise", keep=((9, 12),))], root=root)
+
+
+def test_pairs_that_are_not_whole_or_not_alike_are_not_trained_on(root: Path) -> None:
+    (root / "pairs/input/2.png").unlink()
+    with pytest.raises(DataError, match=r"1 pictures of .*pairs have no partner .first: 2\.png"):
+        Patches([PAIRS], root=root, size=16, seed=0)
+    write_picture(Picture(pixels=torch.zeros(3, 64, 63)), root / "pairs/input/2.png")
+    with pytest.raises(DataError, match=r"2\.png .63x64. and .*2\.png .64x64. are a pair of different sizes"):
+        Pictures([PAIRS], root=root)[2]
+
+
+def test_a_source_is_described_with_its_share(root: Path) -> None:
+    lines = Patches([PAIRS, CLEAR], root=root, size=16, seed=0).describe()
+    assert lines[0] == " 50% of patches: 4 pairs from pairs, such as 0.png with 0.png"
