@@ -9,11 +9,11 @@ optimiser on random patches, without preparing them; no data is needed.
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
+
+from benchmarks.alternate import alternate
 
 SETTINGS = [(threads, keep) for threads in (1, 2) for keep in (False, True)]
 
@@ -54,15 +54,13 @@ def main(
     rounds: Annotated[int, typer.Option(help="Times each setting runs.")] = 3,
 ) -> None:
     """Print medians and their ratio to one thread with the allocator as it comes."""
-    found: dict[tuple[int, bool], list[float]] = {setting: [] for setting in SETTINGS}
-    for _ in range(rounds):
-        for threads, keep in SETTINGS:
-            code = f"from benchmarks.training_speed import measure; print(measure({recipe!r}, {threads}, {keep}))"
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            found[threads, keep].append(float(done.stdout))
-    base = statistics.median(found[SETTINGS[0]])
-    for (threads, keep), seconds in found.items():
-        median = statistics.median(seconds)
+
+    def code(setting: tuple[int, bool]) -> str:
+        return f"from benchmarks.training_speed import measure; print(measure({recipe!r}, *{setting!r}))"
+
+    found = alternate(SETTINGS, code, rounds=rounds)
+    base = found[SETTINGS[0]]
+    for (threads, keep), median in found.items():
         allocator = "keeps memory" if keep else "as it comes"
         print(f"{threads} threads, allocator {allocator:12}: {median:.3f} s a step, {base / median:.2f}x")
 

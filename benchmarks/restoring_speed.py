@@ -1,0 +1,55 @@
+"""Seconds to restore a 1024x1024 picture on one thread, by precision and by the allocator's setting.
+
+python -m benchmarks.restoring_speed [--task TASK] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Annotated, Literal
+
+import typer
+
+from benchmarks.alternate import alternate
+
+Precision = Literal["fp32", "bf16"]
+SETTINGS: list[tuple[Precision, bool]] = [
+    ("fp32", False),
+    ("fp32", True),
+    ("bf16", False),
+    ("bf16", True),
+]
+
+
+def measure(task: str, precision: Precision, keep: bool) -> float:
+    """In the child: median seconds of one picture."""
+    import torch
+
+    import fairweather as fw
+    from fairweather.runtime import keep_memory
+
+    torch.set_num_threads(1)
+    if keep:
+        keep_memory()
+    restorer = fw.load(task, precision=precision)
+    picture = torch.rand(3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    return statistics.median([restorer.restore(picture).seconds for _ in range(4)][1:])
+
+
+def main(
+    task: str = "denoise", rounds: Annotated[int, typer.Option(help="Times each setting runs.")] = 3
+) -> None:
+    """Print medians and their ratio to fp32 with the allocator as it comes."""
+
+    def code(setting: tuple[Precision, bool]) -> str:
+        return f"from benchmarks.restoring_speed import measure; print(measure({task!r}, *{setting!r}))"
+
+    found = alternate(SETTINGS, code, rounds=rounds)
+    base = found[SETTINGS[0]]
+    for (precision, keep), median in found.items():
+        allocator = "keeps memory" if keep else "as it comes"
+        print(f"{precision}, allocator {allocator:12}: {median:.2f} s, {base / median:.2f}x")
+
+
+if __name__ == "__main__":
+    typer.run(main)
