@@ -19,7 +19,7 @@ test: setup
 	$(VENV)/bin/python -m pytest
 
 check: setup
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/check
+	scripts/check
 
 clean:
 	rm -rf $(VENV) demo

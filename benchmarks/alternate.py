@@ -22,3 +22,15 @@ def alternate(
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[setting].append(float(done.stdout))
     return {setting: statistics.median(numbers) for setting, numbers in found.items()}
+
+
+def print_ratios(medians: dict[Setting, float], label: Callable[[Setting], str]) -> None:
+    """A line for each setting: its seconds, and how many times as fast as the first it is."""
+    base = next(iter(medians.values()))
+    for setting, median in medians.items():
+        print(f"{label(setting)}: {median:.3f} s, {base / median:.2f}x")
+
+
+def allocator(keep: bool) -> str:
+    """How `fairweather.runtime.keep_memory` is called in tables."""
+    return f"allocator {'keeps memory' if keep else 'as it comes'}"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmarks.alternate import alternate
+from benchmarks.alternate import allocator, alternate, print_ratios
 
 Precision = Literal["fp32", "bf16"]
 SETTINGS: list[tuple[Precision, bool]] = [
@@ -44,11 +44,7 @@ def main(
     def code(setting: tuple[Precision, bool]) -> str:
         return f"from benchmarks.restoring_speed import measure; print(measure({task!r}, *{setting!r}))"
 
-    found = alternate(SETTINGS, code, rounds=rounds)
-    base = found[SETTINGS[0]]
-    for (precision, keep), median in found.items():
-        allocator = "keeps memory" if keep else "as it comes"
-        print(f"{precision}, allocator {allocator:12}: {median:.2f} s, {base / median:.2f}x")
+    print_ratios(alternate(SETTINGS, code, rounds=rounds), lambda s: f"{s[0]}, {allocator(s[1])}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.alternate import alternate
+from benchmarks.alternate import allocator, alternate, print_ratios
 
 SETTINGS = [(threads, keep) for threads in (1, 2) for keep in (False, True)]
 
@@ -58,11 +58,7 @@ def main(
     def code(setting: tuple[int, bool]) -> str:
         return f"from benchmarks.training_speed import measure; print(measure({recipe!r}, *{setting!r}))"
 
-    found = alternate(SETTINGS, code, rounds=rounds)
-    base = found[SETTINGS[0]]
-    for (threads, keep), median in found.items():
-        allocator = "keeps memory" if keep else "as it comes"
-        print(f"{threads} threads, allocator {allocator:12}: {median:.3f} s a step, {base / median:.2f}x")
+    print_ratios(alternate(SETTINGS, code, rounds=rounds), lambda s: f"{s[0]} threads, {allocator(s[1])}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -73,7 +73,7 @@ def main() -> None:
 # Restoring -------------------------------------------------------------------------------------------------------
 
 
-def _restorer(task: str, help: str) -> None:
+def _add_task(task: str, help: str) -> None:
     """Add the command of one task; they all take the same options."""
 
     @app.command(task, help=help)
@@ -137,9 +137,9 @@ def _restorer(task: str, help: str) -> None:
                     if as_json and outcome.job.target != STREAM:
                         print_json(outcome.as_dict())
                     if outcome.status == "failed":
-                        say(f"failed: {outcome.message}", style="red")
+                        say(outcome.line(), style="red")
                     elif not quiet and not as_json:
-                        say(_told(outcome))
+                        say(outcome.line())
             finally:  # also when interrupted
                 if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]):
                     told = ", ".join(f"{n} {status}" for status, n in counts.items())
@@ -148,8 +148,8 @@ def _restorer(task: str, help: str) -> None:
             raise typer.Exit(worst)
 
 
-_restorer("derain", "Remove rain, by day and by night.")
-_restorer("denoise", "Remove colour noise.")
+_add_task("derain", "Remove rain, by day and by night.")
+_add_task("denoise", "Remove colour noise.")
 
 
 def _tile(text: str) -> int | Literal["auto"]:
@@ -158,16 +158,6 @@ def _tile(text: str) -> int | Literal["auto"]:
     if not text.isdecimal():
         raise UsageError(f"--tile {text!r}: expected auto or a number of pixels")
     return int(text)
-
-
-def _told(outcome: Any) -> str:
-    """One line for a person."""
-    if outcome.status == "skipped":
-        return f"skipped: {outcome.message}"
-    r, job = outcome.result, outcome.job
-    tiles = "whole" if r.tiles == 1 else f"{r.tiles} tiles"
-    beside = f", compare {outcome.compare.name}" if outcome.compare else ""
-    return f"{job.source} -> {job.target} ({r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside})"
 
 
 # Models ----------------------------------------------------------------------------------------------------------
@@ -256,9 +246,8 @@ def evaluate(
     keep_memory()
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(
-            dir=json_file.parent
-        ).close()  # an unwritable place shows now, not after the work
+        # An unwritable place shows now, and not after the work.
+        tempfile.TemporaryFile(dir=json_file.parent).close()
     restorer = load(task, model=model, device=device, precision=precision)
     with Bar(None, what="evaluate") as bar:
         report = run(
@@ -342,14 +331,13 @@ def data_check(
 ) -> None:
     """Pairs, sizes, unreadable files, duplicates, and photographs that would leak from training into a test."""
     from fairweather.data.check import check
+    from fairweather.errors import one_line
     from fairweather.terminal import print_json
 
     report = check(folder, split=split, overlaps=overlaps)
     if as_json:
         print_json(report.as_dict())
     else:
-        from fairweather.terminal import one_line
-
         print("\n".join(map(one_line, report.lines())))
     if not report.ok:
         raise typer.Exit(1)

@@ -82,11 +82,12 @@ def photograph(name: str) -> Float[Tensor, "3 h w"]:
 
 def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
     """Degrade, restore and write `<photograph>-<task>-before.png`, `-after.png` and `-comparison.png`."""
+    restorers = {task: load(task, device=device) for task in {scene.task for scene in SCENES}}
     for scene in SCENES:
         clear = photograph(scene.photograph)
         degraded, target = scene.degrade(clear, Generator().manual_seed(0))
         before = (degraded.clamp(0, 1) * 255).round() / 255  # as its file holds it
-        result = load(scene.task, device=device).restore(before)
+        result = restorers[scene.task].restore(before)
         stem = f"{scene.photograph}-{scene.task}"
         columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
         for name, pixels in (

@@ -17,6 +17,15 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(text: object) -> str:
+    """Text safe for one line: control characters (newlines in file names) are written out.
+
+    >>> one_line("two\\nlines")
+    'two\\\\nlines'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 class FairweatherError(Exception):
     """Base of all our errors; `exit_code` is what the command line returns for it."""
 

@@ -35,7 +35,7 @@ from PIL import BmpImagePlugin, ImageCms, ImageFile, JpegImagePlugin, PngImagePl
 from torch import Tensor
 
 from fairweather import metadata
-from fairweather.errors import PictureError, UsageError, unknown_name
+from fairweather.errors import PictureError, UsageError, one_line, unknown_name
 from fairweather.files import written_whole
 
 Format: TypeAlias = Literal["png", "jpg", "webp", "tiff", "bmp"]
@@ -90,7 +90,7 @@ def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGA
         PictureError: the file is missing, empty, not a picture, of a format or kind we do not read, damaged,
             incomplete, animated, of several pages, or too large. Nothing else, whatever the bytes are.
     """
-    name = "the picture" if isinstance(source, bytes) else _shown(source)
+    name = "the picture" if isinstance(source, bytes) else one_line(source)
     try:
         data = source if isinstance(source, bytes) else _load(Path(source))
         return _READERS[_sniff(data)](data, max_megapixels)
@@ -333,13 +333,13 @@ def write_picture(
         format = format or _OF_EXTENSION.get(path.suffix.lower())
         data = encode_picture(picture, format=format, quality=quality)
     except PictureError as error:
-        raise PictureError(f"{_shown(path)}: {error}") from error.__cause__
+        raise PictureError(f"{one_line(path)}: {error}") from error.__cause__
 
     try:
         with written_whole(path) as part:
             part.write_bytes(data)
     except (OSError, ValueError) as error:
-        message = f"{_shown(path)}: cannot be written ({_reason(error)}); check the folder and the disk"
+        message = f"{one_line(path)}: cannot be written ({_reason(error)}); check the folder and the disk"
         raise PictureError(message) from error
 
 
@@ -619,11 +619,6 @@ _READERS |= {"webp": _read_webp, "tiff": _read_tiff, "bmp": _read_bmp}
 
 
 # ---------------------------------------------------------------- messages
-
-
-def _shown(path: str | Path) -> str:
-    """A path fit for one line: newlines and the like escaped."""
-    return str(path) if str(path).isprintable() else repr(str(path))[1:-1]
 
 
 def _reason(error: Exception) -> str:

@@ -56,6 +56,16 @@ class Outcome:
     result: Result | None = field(default=None, repr=False)
     compare: Path | None = None
 
+    def line(self) -> str:
+        """One line for a person."""
+        if not self.result:
+            return f"{self.status}: {self.message}"
+        r = self.result
+        tiles = "whole" if r.tiles == 1 else f"{r.tiles} tiles"
+        beside = f", compare {self.compare.name}" if self.compare else ""
+        how = f"{r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
+        return f"{self.job.source} -> {self.job.target} ({how})"
+
     def as_dict(self) -> dict[str, object]:
         """For one line of --json."""
         record: dict[str, object] = {
@@ -85,7 +95,8 @@ class Outcome:
 def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[Path, Path]]:
     """(file, its place inside the folder it was found in) for each file, folder, glob or '-', in the order given.
 
-    In folders only files with a picture's extension count, and earlier results (photo.derained.jpg) are left out.
+    In folders only files with a picture's extension count. Earlier results are left out: photo.derained.jpg, and
+    what lies in `output` where that is a folder inside the input.
 
     Raises:
         UsageError: if an input is not there, or holds no pictures.

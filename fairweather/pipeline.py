@@ -272,11 +272,13 @@ def load(
         task=task,
         sha256=digest,
         device=_device(device),
-        precision="fp32" if precision == "auto" else _precision(precision),
+        precision=_precision(precision),
     )
 
 
 def _precision(name: str) -> str:
+    if name == "auto":
+        return "fp32"
     if name not in ("fp32", "bf16"):
         raise unknown_name("precision", name, ["auto", "fp32", "bf16"])
     return name

@@ -11,12 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fairweather.errors import one_line
+
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-
-
-def one_line(text: object) -> str:
-    """Text safe for one line of a terminal: control characters (newlines in file names) are written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def say(text: str, style: str = "") -> None:

@@ -29,7 +29,7 @@ class Weights:
     task: str
     sha256: str
     recipe: str
-    """`fairweather train RECIPE` reproduces it."""
+    """Of the last stage; docs/training.md has the stages in order."""
     steps: int
     seed: int
     commit: str
