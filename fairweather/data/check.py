@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
@@ -16,14 +17,35 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fairweather.data.pairs import Pair, clear_pictures, find_pairs, has_pairs, split_folder, splits
-from fairweather.errors import DataError, PictureError
+from fairweather.data.depth import INDEX, find_scenes, read_scene
+from fairweather.data.pairs import (
+    RESIDE_SIZES,
+    SPLITS,
+    Pair,
+    clear_pictures,
+    cropped,
+    find_pairs,
+    has_pairs,
+    split_folder,
+    splits,
+)
+from fairweather.errors import DataError, PictureError, UsageError
 from fairweather.images import read_picture
 
 OVERLAPS = "overlaps.json"
 SAME_PHOTO = 10
 """Hash bits, of 255, in which two versions of one photograph may differ. Measured: half size and JPEG quality 60
 change at most 8; different photographs, even two frames of one drive, differ in 56 or more."""
+SAME_SCENE = 0.2
+"""`likeness` below which a pair hardly shows one scene. Measured on 360 pairs of haze, rain, noise and blur: 0.47 and
+more; pairs mixed up within a set are below it in 999 of 1000 cases, the others are frames of one drive."""
+PAIRS_COMPARED = 20
+"""Of each split: mixed-up names spoil most pairs, and these are read twice."""
+RESIDE_NAME = re.compile(r"(\d+)_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
+"""Hazy pictures of ITS are named SCENE_INDEX_A, those of OTS SCENE_A_BETA."""
+
+Size = tuple[int, int]
+"""Width and height."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +58,33 @@ class SplitReport:
     count: int
     """Pairs, or pictures where there are no pairs."""
     examples: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
     """Smallest, median and largest picture by area; empty if none can be read."""
     different_size: tuple[str, ...]
     """Pairs whose two pictures differ in size."""
     unmatched: tuple[str, ...]
     unreadable: tuple[str, ...]
     """Files that cannot be read, each with the reason."""
+    bad_depth: tuple[str, ...]
+    """Depth maps that are missing, too many, or cannot be used, each with the reason."""
     colour_gap: tuple[float, ...]
     """Mean of degraded minus target in R, G and B, in [-1, 1]; empty without pairs."""
+    notes: tuple[str, ...]
+    """What to know of a sound set before using it, such as its release."""
 
     def lines(self) -> list[str]:
         """The same for people."""
         lines = [f"{self.name or 'all'}: {self.count} {'pairs' if self.paired else 'pictures'}, {self.rule}"]
         lines += [f"  such as {example}" for example in self.examples]
         if self.sizes:
-            lines.append("  smallest, median, largest: " + ", ".join(f"{w}x{h}" for w, h in self.sizes))
+            lines.append("  smallest, median, largest: " + ", ".join(map(_by, self.sizes)))
         if self.colour_gap:
             gaps = ", ".join(f"{gap:+.3f}" for gap in self.colour_gap)
             lines.append(f"  degraded minus target, mean of R, G, B: {gaps}")
-        lines += _listed("  pairs of different sizes", self.different_size)
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += _listed("  pairs of different sizes, refused in training and scoring", self.different_size)
         lines += _listed("  without a partner", self.unmatched)
+        lines += _listed("  depth maps amiss", self.bad_depth)
         return lines + _listed("  unreadable", self.unreadable)
 
 
@@ -76,7 +104,8 @@ class Report:
     @property
     def ok(self) -> bool:
         """False if a file is unreadable or unmatched, if sizes differ in a pair, or if a picture leaks."""
-        return not (self.leaks or any(s.unreadable or s.unmatched or s.different_size for s in self.splits))
+        amiss = [s.unreadable or s.unmatched or s.different_size or s.bad_depth for s in self.splits]
+        return not (self.leaks or any(amiss))
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain lists, numbers and strings, for JSON."""
@@ -96,7 +125,8 @@ class Look:
     """What is kept of a picture after reading it; `reason` says why it could not be read."""
 
     digest: str = ""
-    size: tuple[int, int] | None = None
+    size: Size | None = None
+    """Of the file."""
     mean: tuple[float, ...] = ()
     hash: Bool[np.ndarray, " bits"] | None = None
     reason: str = ""
@@ -120,6 +150,7 @@ def check(root: Path, *, split: str | None = None, overlaps: Path | None = None)
     base = root if root.is_dir() else root.parent
     reports: list[SplitReport] = []
     looks: dict[Path, Look] = {}
+    repeats: set[Path] = set()
     originals: list[dict[Path, Look]] = []  # the clear pictures of each split: rain and haze change a hash
     for name, folder in (folders or {"": root}).items():
         pairs: Sequence[Pair] = ()
@@ -131,23 +162,33 @@ def check(root: Path, *, split: str | None = None, overlaps: Path | None = None)
         else:
             clear = clear_pictures(folder)
         paths = dict.fromkeys([*(pair.degraded for pair in pairs), *clear, *unmatched])
-        here = {path: _look(path) for path in paths}
-        reports.append(_split_report(base, name, rule, pairs, unmatched, here))
-        originals.append({path: here[path] for path in clear})
+        beside = {pair.target: pair.degraded for pair in pairs}
+        here: dict[Path, Look] = {}
+        for path in paths:
+            near = here.get(beside.get(path, path))
+            here[path] = _look(path, near.size if near else None)
+        again = _repeats(pairs, here)
+        bad_depth, notes = _depth(folder)
+        notes = [*_notes(base, pairs, here, again), *notes]
+        reports.append(_split_report(base, name, rule, pairs, unmatched, here, bad_depth, notes))
+        originals.append({path: here[path] for path in clear if path not in again})
         looks |= here
+        repeats |= again
     leaks = [leak for one, two in combinations(originals, 2) for leak in _same_photos(base, one, two)]
-    listed, notes = _listed_overlaps(known, looks)
-    return Report(str(root), tuple(reports), _duplicates(base, looks), (*leaks, *listed), notes)
+    listed, shown = _listed_overlaps(known, looks)
+    unexpected = {path: look for path, look in looks.items() if path not in repeats}
+    return Report(str(root), tuple(reports), _duplicates(base, unexpected), (*leaks, *listed), shown)
 
 
-def _look(path: Path) -> Look:
-    """Read one picture, and keep little of it."""
+def _look(path: Path, near: Size | None = None) -> Look:
+    """Read one picture, cropped if its degraded partner's size asks for it, and keep little of it."""
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         pixels = read_picture(path).pixels
     except (OSError, PictureError) as error:
         return Look(reason=str(error))
     _, height, width = pixels.shape
+    pixels = cropped(pixels, near)
     return Look(digest, (width, height), tuple(pixels.double().mean((1, 2)).tolist()), photo_hash(pixels))
 
 
@@ -168,6 +209,136 @@ def photo_hash(pixels: Float[Tensor, "3 h w"]) -> Bool[np.ndarray, " bits"] | No
     return np.asarray(low > np.median(low))
 
 
+def likeness(degraded: Float[Tensor, "3 h w"], target: Float[Tensor, "3 h2 w2"]) -> float:
+    """Correlation of the gradients of two pictures, grey and at 64x64: 1 if they show the same, about 0 if not.
+
+    An even picture shows nothing that could differ; its likeness is 1.
+    """
+    small = [
+        F.interpolate(p.double().mean(0)[None, None], (64, 64), mode="bilinear", antialias=True)[0, 0]
+        for p in (degraded, target)
+    ]
+    one, two = [torch.stack([p.diff(dim=0)[:, 1:], p.diff(dim=1)[1:]]).flatten() for p in small]
+    strength = float(one.norm() * two.norm())
+    return float(one @ two) / strength if strength > 1e-6 else 1.0
+
+
+def _repeats(pairs: Sequence[Pair], looks: dict[Path, Look]) -> set[Path]:
+    """Clear pictures that repeat another of their scene: DehazeFormer's layout has one for each hazy picture."""
+    first: dict[tuple[str, Path, str], Path] = {}
+    again: set[Path] = set()
+    for pair in pairs:
+        path = pair.target
+        if path.stem == pair.degraded.stem and re.match(r"\d+_\d", path.stem):
+            key = looks[path].digest, path.parent, path.stem.partition("_")[0]
+            if looks[path].digest and first.setdefault(key, path) != path:
+                again.add(path)
+    return again
+
+
+def _notes(base: Path, pairs: Sequence[Pair], looks: dict[Path, Look], again: set[Path]) -> list[str]:
+    notes: list[str] = []
+    for group in dict.fromkeys(pair.group for pair in pairs):
+        hazy = [pair.degraded for pair in pairs if pair.group == group]
+        notes += reside_notes(hazy, [looks[path].size for path in hazy])
+    sizes = [(looks[pair.degraded].size, looks[pair.target].size) for pair in pairs]
+    if framed := sizes.count(RESIDE_SIZES):
+        notes.append(
+            f"{framed:,} pairs are RESIDE's hazy 620x460 with clear 640x480: the clear picture is cropped by 10 pixels "
+            "on each side wherever it is used; nothing to do"
+        )
+    if again:
+        notes.append(
+            f"{len(again):,} clear pictures repeat another of their scene, one for each hazy picture; nothing to do"
+        )
+    fitting = [pair for pair, both in zip(pairs, sizes, strict=True) if _fit(*both)]
+    some = fitting[:: -(-len(fitting) // PAIRS_COMPARED) or 1]
+    unlike = [pair for pair in some if _unlike(pair)]
+    if unlike:
+        notes.append(
+            f"{len(unlike)} of {len(some)} pairs looked at hardly show one scene, such as "
+            f"{_rel(unlike[0].degraded, base)} and {_rel(unlike[0].target, base)}: compare them by eye; "
+            "where names mislead, list the pairs in pairs.csv"
+        )
+    return notes
+
+
+def _unlike(pair: Pair) -> bool:
+    degraded, target = read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
+    target = cropped(target, (degraded.shape[2], degraded.shape[1]))
+    return likeness(degraded, target) < SAME_SCENE
+
+
+def reside_notes(hazy: Sequence[Path], sizes: Sequence[Size | None]) -> list[str]:
+    """What to know of hazy pictures that are all named as RESIDE's: the release, what is not from it, small ones.
+
+    Args:
+        hazy, sizes: the pictures of one folder, and the width and height of each, None where it cannot be read.
+    """
+    fields = [found.groups() for path in hazy if (found := RESIDE_NAME.fullmatch(path.stem))]
+    if not fields or len(fields) < len(hazy):
+        return []
+    scenes = len({scene for scene, _, _ in fields})
+    if any("." in second for _, second, _ in fields):
+        ranges = "OTS (A 0.8 to 1, beta 0.04 to 0.2)"
+        fits = [0.8 <= float(a) <= 1 and 0.04 <= float(beta) <= 0.2 for _, a, beta in fields]
+        release = "OTS, whose standard release has 72,135 of 2,061"
+        if scenes > 2061 or len(hazy) > 72135:
+            release = "OTS in the large release (313,950 of 8,970), not in that of 72,135 of 2,061; say which you use"
+        if len(hazy) <= 2 * scenes:  # SOTS outdoor, whose names are alike
+            release = ""
+    else:
+        ranges = "ITS (A 0.7 to 1)"
+        fits = [0.7 <= float(a) <= 1 for _, _, a in fields]
+        release = "ITS, whose standard release has 13,990 of 1,399"
+        if any(index[0] == "0" or int(scene) > 1399 for scene, index, _ in fields):
+            release = (
+                "ITS v0 (110,000 of 11,000); most papers train on 13,990 of 1,399: take RESIDE-standard's ITS"
+            )
+    notes: list[str] = []
+    if release and 2 * sum(fits) > len(fits):
+        notes.append(f"{len(hazy):,} hazy pictures of {scenes:,} scenes, named as RESIDE {release}")
+    foreign = [path for path, fit in zip(hazy, fits, strict=True) if not fit]
+    if foreign:
+        notes.append(
+            f"{len(foreign):,} hazy pictures are named with values outside those of RESIDE's {ranges}, such as "
+            f"{foreign[0].name}: leave them out of figures for RESIDE"
+        )
+    small = [(path, size) for path, size in zip(hazy, sizes, strict=True) if size and min(size) < 256]
+    if small:
+        path, size = small[0]
+        notes.append(
+            f"{len(small):,} hazy pictures have a side below 256 pixels, such as {path.name} ({_by(size)}): "
+            "training mirrors them; leave them out to train as DehazeFormer did"
+        )
+    return notes
+
+
+def _depth(folder: Path) -> tuple[list[str], list[str]]:
+    """(what is wrong with the depth maps of a folder, what to know of them); nothing where it holds none."""
+    index = (folder.parent if folder.name.casefold() in SPLITS else folder) / INDEX
+    listed = index.is_file() and "depth" in index.read_text(errors="replace").partition("\n")[0]
+    beside = (folder / "depth").is_dir() and ((folder / "rgb").is_dir() or (folder / "clear").is_dir())
+    if not listed and not beside:
+        return [], []
+    try:
+        scenes = find_scenes(folder)
+    except DataError as error:
+        return [str(error)], []
+    except UsageError as error:
+        return [], [f"depth maps were not looked at: {error}"]
+    bad: list[str] = []
+    known: list[float] = []
+    for scene in scenes:
+        try:
+            known.append(float(read_scene(scene)[1].known.double().mean()))
+        except DataError as error:
+            bad.append(str(error))
+        except PictureError:
+            pass  # listed as unreadable already
+    return bad, [f"{len(known)} depth maps, {np.mean(known):.0%} of their pixels known"] if known else []
+
+
 def _split_report(
     base: Path,
     name: str,
@@ -175,6 +346,8 @@ def _split_report(
     pairs: Sequence[Pair],
     unmatched: Sequence[Path],
     looks: dict[Path, Look],
+    bad_depth: Sequence[str],
+    notes: Sequence[str],
 ) -> SplitReport:
     labels = [f"{_rel(p.degraded, base)} -> {_rel(p.target, base)}" for p in pairs]
     both = [(label, looks[p.degraded], looks[p.target]) for label, p in zip(labels, pairs, strict=True)]
@@ -188,11 +361,26 @@ def _split_report(
         count=len(pairs) or len(looks),
         examples=tuple((labels or [_rel(path, base) for path in looks])[:3]),
         sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else (),
-        different_size=tuple(label for label, one, two in both if one.size != two.size),
+        different_size=tuple(
+            f"{label} ({_by(one.size)} and {_by(two.size)})"
+            for label, one, two in both
+            if one.size and two.size and not _fit(one.size, two.size)
+        ),
         unmatched=tuple(_rel(path, base) for path in unmatched),
         unreadable=tuple(f"{_rel(path, base)}: {look.reason}" for path, look in looks.items() if look.reason),
+        bad_depth=tuple(bad_depth),
+        notes=tuple(notes),
         colour_gap=tuple(np.mean(gaps, axis=0).tolist()) if gaps else (),
     )
+
+
+def _fit(degraded: Size | None, target: Size | None) -> bool:
+    """Whether the two can be read and are equal, if need be after RESIDE's crop."""
+    return (degraded is not None and degraded == target) or (degraded, target) == RESIDE_SIZES
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _rel(path: Path, base: Path) -> str:

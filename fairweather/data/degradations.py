@@ -1,7 +1,7 @@
 """Bad conditions made from clear pictures, as pure seeded functions.
 
-Each effect is one function with explicit parameters (`add_rain`, `add_noise`, `add_haze`, `motion_blur`, `darken`,
-`compress`); the `random_...` functions below draw the parameters and are what training uses. Pictures are
+Each effect is one function with explicit parameters (`add_rain`, `add_noise`, `add_haze`, `scatter`, `motion_blur`,
+`darken`, `compress`); the `random_...` functions below draw the parameters and are what training uses. Pictures are
 (3, h, w), RGB in [0, 1]; randomness comes only from the generator that is passed in, so the same seed gives
 the same picture.
 """
@@ -24,6 +24,8 @@ Picture = Float[Tensor, "3 h w"]
 Degradation = Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
 """Takes a clear picture and a generator, gives (degraded, target). The target may differ from the clear picture:
 a night scene is darkened in both."""
+Airlight = float | tuple[float, float, float] | Tensor
+"""The colour of dense haze as a picture shows it, in [0, 1]: grey, RGB, or (3, h, w) where it varies."""
 
 
 # Noise -----------------------------------------------------------------------------------------------------------
@@ -40,7 +42,12 @@ def add_noise(clear: Picture, *, sigma: float, generator: Generator, clip: bool 
     25
     """
     noisy = clear + sigma / 255 * torch.randn(clear.shape, generator=generator)
-    return noisy.clamp(0, 1).mul(255).round().div(255) if clip else noisy
+    return quantise(noisy) if clip else noisy
+
+
+def quantise(picture: Picture) -> Picture:
+    """Clip to [0, 1] and round to 8 bit, as a file holds it."""
+    return picture.clamp(0, 1).mul(255).round().div(255)
 
 
 def paper_noise(clear: Picture, *, sigma: float) -> Picture:
@@ -138,14 +145,22 @@ def add_rain(
 # Haze, blur, darkness, compression ------------------------------------------------------------------------------
 
 
-def add_haze(clear: Picture, depth: Float[Tensor, "1 h w"], *, beta: float, airlight: float = 0.9) -> Picture:
-    """Haze a clear picture by its depth, with the atmospheric scattering model.
+def add_haze(
+    clear: Picture,
+    depth: Float[Tensor, "1 h w"],
+    *,
+    beta: float,
+    airlight: Airlight = 0.9,
+    linear: bool = False,
+) -> Picture:
+    """Haze a clear picture by its depth: `scatter` with t(x) = exp(-beta d(x)).
 
-    I(x) = J(x) t(x) + A (1 - t(x)),  t(x) = exp(-beta d(x))      (He et al., CVPR 2009, section 2)
+    (He et al., CVPR 2009, section 2)
 
     Args:
-        depth: distance d in metres, >= 0. beta: scattering coefficient in 1/m; 0 leaves the picture as it is.
-        airlight: atmospheric light A in [0, 1], grey.
+        depth: distance d, >= 0, in metres or relative. beta: scattering coefficient in 1 over the unit of depth; 0
+            leaves the picture as it is.
+        airlight, linear: see `scatter`.
 
     Raises:
         ValueError: if beta is negative.
@@ -155,8 +170,50 @@ def add_haze(clear: Picture, depth: Float[Tensor, "1 h w"], *, beta: float, airl
     """
     if beta < 0:
         raise ValueError(f"beta is a scattering coefficient and must be >= 0 (1/m), got {beta}")
-    transmission = torch.exp(-beta * depth)
-    return clear * transmission + airlight * (1 - transmission)
+    return scatter(clear, torch.exp(-beta * depth), airlight=airlight, linear=linear)
+
+
+def scatter(
+    clear: Picture, transmission: Float[Tensor, "1 h w"], *, airlight: Airlight = 0.9, linear: bool = False
+) -> Picture:
+    """See a clear picture through haze: the atmospheric scattering model.
+
+    I(x) = J(x) t(x) + A (1 - t(x))      (He et al., CVPR 2009, section 2)
+
+    Args:
+        transmission: t, the share of light that arrives, in [0, 1]; 1 leaves the picture as it is.
+        airlight: atmospheric light A.
+        linear: mix amounts of light, as nature does (values are decoded from sRGB and encoded again), instead of
+            display values, as RESIDE does. Haze over dark things is then brighter.
+
+    >>> scatter(torch.zeros(3, 1, 1), torch.full((1, 1, 1), 0.5), airlight=(1.0, 0.8, 0.6)).flatten()
+    tensor([0.5000, 0.4000, 0.3000])
+    """
+    light = torch.as_tensor(airlight, dtype=clear.dtype)
+    light = light if light.dim() == 3 else light.view(-1, 1, 1)
+    if not linear:
+        return clear * transmission + light * (1 - transmission)
+    return encode_srgb(decode_srgb(clear) * transmission + decode_srgb(light) * (1 - transmission))
+
+
+def decode_srgb(display: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Amounts of light in [0, 1] of display values in [0, 1] (IEC 61966-2-1); below 0 counts as 0.
+
+    >>> decode_srgb(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.0000, 0.2140, 1.0000])
+    """
+    display = display.clamp_min(0)
+    return torch.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055) ** 2.4)
+
+
+def encode_srgb(light: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The inverse of `decode_srgb`.
+
+    >>> encode_srgb(torch.tensor([0.0, 0.2140, 1.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    light = light.clamp_min(0)
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def motion_blur(clear: Picture, *, length: float, angle: float) -> Picture:
@@ -197,6 +254,9 @@ class _Draw:
 
     def log_uniform(self, low: float, high: float) -> float:
         return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def one_of(self, *values: float) -> float:
+        return values[int(torch.randint(len(values), (), generator=self.generator))]
 
     def chance(self, probability: float) -> bool:
         return self.uniform(0, 1) < probability
@@ -270,10 +330,207 @@ def random_blur(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return motion_blur(clear, length=draw.uniform(1, 25), angle=draw.uniform(-90, 90)), clear
 
 
+def untouched(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The clear picture as it is: a restorer must leave it alone."""
+    return clear, clear
+
+
+# Random haze -----------------------------------------------------------------------------------------------------
+
+_GRID = 48
+"""Side of the small grid that haze maps are drawn on; haze is smooth, and a whole picture of noise is slow."""
+
+
+def _fractal(generator: Generator, *, cells: int, octaves: int) -> Float[Tensor, "g g"]:
+    """Smooth noise of mean 0 and standard deviation 1: blobs of 1/cells of the side, and finer ones, fading."""
+    total = torch.zeros(_GRID, _GRID)
+    for octave in range(octaves):
+        side = min(cells * 2**octave, _GRID)
+        coarse = torch.randn(1, 1, side, side, generator=generator) * 0.55**octave
+        total += F.interpolate(coarse, (_GRID, _GRID), mode="bicubic", align_corners=True)[0, 0]
+    return (total - total.mean()) / total.std()
+
+
+def _positions() -> tuple[Float[Tensor, "g g"], Float[Tensor, "g g"]]:
+    """y and x of the small grid, 0 to 1."""
+    y, x = torch.meshgrid(*[torch.linspace(0, 1, _GRID)] * 2, indexing="ij")
+    return y, x
+
+
+def _enlarge(
+    grid: Float[Tensor, "c g g"], height: int, width: int, *, low: float = 0.0
+) -> Float[Tensor, "c h w"]:
+    """A map on the small grid at the size of the picture, in [low, 1]."""
+    return F.interpolate(grid[None], (height, width), mode="bicubic", align_corners=True)[0].clamp(low, 1)
+
+
+def random_transmission(height: int, width: int, generator: Generator) -> Float[Tensor, "1 h w"]:
+    """A smooth transmission map in [0.04, 1], dense to thin: even haze, ramps, blobs, or ramps with blobs.
+
+    The optical thickness -log t has a random shape and a mean of -log m, m uniform between 0.1 and 0.95; so the mean
+    transmission is m or, where the haze is uneven, somewhat more. Ramps mostly grow thicker upwards, as outdoors.
+    It is not tied to any depth map, so a network learns what haze is and not the depth of a few rooms.
+    """
+    draw = _Draw(generator)
+    thickness = torch.ones(_GRID, _GRID)
+    if not draw.chance(0.15):
+        ramp = draw.chance(0.65)
+        if ramp:
+            thickness = draw.uniform(0.02, 0.5) + _ramp(draw) ** draw.log_uniform(0.5, 3)
+        if not ramp or draw.chance(0.5):
+            blobs = _fractal(generator, cells=int(draw.uniform(2, 7)), octaves=int(draw.uniform(1, 4)))
+            thickness = thickness * torch.exp(draw.uniform(0.1, 0.8) * blobs)
+    transmission = torch.exp(math.log(draw.uniform(0.1, 0.95)) * thickness / thickness.mean())
+    return _enlarge(transmission[None], height, width, low=0.04)  # 1 h w
+
+
+def _ramp(draw: _Draw) -> Float[Tensor, "g g"]:
+    """From 0 at one side to 1 at the other, upwards or nearly so three times in four."""
+    upwards = draw.chance(0.75)
+    angle = math.radians(draw.uniform(-20, 20) if upwards else draw.uniform(-180, 180))
+    y, x = _positions()
+    ramp = x * math.sin(angle) - y * math.cos(angle)
+    return (ramp - ramp.min()) / (ramp.max() - ramp.min())
+
+
+def random_clouds(height: int, width: int, generator: Generator) -> Float[Tensor, "1 h w"]:
+    """Transmission of haze that hangs in clouds, in [0.04, 1]: a thin even veil, and dense patches with soft edges.
+
+    Ours, after the look of NH-HAZE (Ancuti et al., CVPRW 2020), where a machine blows the haze.
+    """
+    draw = _Draw(generator)
+    blobs = _fractal(generator, cells=int(draw.uniform(2, 4)), octaves=int(draw.uniform(1, 4)))
+    cover = torch.sigmoid(draw.uniform(0.8, 2) * (blobs - draw.uniform(-0.5, 1)))
+    thickness = draw.uniform(0.1, 0.8) + draw.uniform(0.6, 2.5) * cover
+    return _enlarge(torch.exp(-thickness)[None], height, width, low=0.04)  # 1 h w
+
+
+def random_lamps(height: int, width: int, generator: Generator) -> Float[Tensor, "3 h w"]:
+    """Airlight of a hazy night in [0, 1]: a dark sky and one to five lamps, mostly warm, each with its soft glow.
+
+    Ours. A lamp adds colour * strength / (1 + (r / radius)^2)^1.5, r its distance.
+    """
+    draw = _Draw(generator)
+    y, x = _positions()
+    sky = draw.uniform(0.03, 0.2)
+    light = torch.tensor([sky, sky, sky * draw.uniform(1, 1.4)]).view(3, 1, 1).repeat(1, _GRID, _GRID)
+    for _ in range(int(draw.uniform(1, 6))):
+        squared = (y - draw.uniform(-0.1, 0.8)) ** 2 + (x - draw.uniform(-0.1, 1.1)) ** 2
+        glow = draw.uniform(0.3, 1.0) / (1 + squared / draw.log_uniform(0.05, 0.4) ** 2) ** 1.5
+        cold = draw.chance(0.25)
+        colour = (draw.uniform(0.7, 1.0), 0.95, 1.0) if cold else (1.0, draw.uniform(0.6, 0.95), 0.0)
+        colour = colour if cold else (*colour[:2], colour[1] * draw.uniform(0.4, 1.0))
+        light += glow * torch.tensor(colour).view(3, 1, 1)
+    return _enlarge(light, height, width)
+
+
+def _random_airlight(
+    draw: _Draw, *, darkest: float = 0.6, brightest: float = 1.0, most_tint: float = 0.12
+) -> Airlight:
+    """Grey with the bright ones favoured, one time in three tinted bluish or yellowish as real haze is."""
+    grey = brightest - (brightest - darkest) * draw.uniform(0, 1) ** 1.7
+    tint = draw.uniform(0, most_tint) if draw.chance(0.35) else 0.0
+    bluish = (grey * (1 - tint), grey * (1 - tint / 3), grey)
+    return bluish if draw.chance(0.65) else bluish[::-1]
+
+
+def random_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Haze of many kinds without a depth map: thin to dense, grey or tinted, now and then patchy, rarely at night.
+
+    Some pictures also differ from the clear one in gamma and contrast, or have noise or JPEG, as photographs of
+    real haze do. All are rounded to 8 bit, which is much where the haze is dense.
+    """
+    draw = _Draw(generator)
+    if draw.chance(0.03):
+        return random_night_haze(clear, generator)
+    if draw.chance(0.12):
+        return random_patchy_haze(clear, generator)
+    height, width = clear.shape[-2:]
+    transmission = random_transmission(height, width, generator)
+    hazy = scatter(clear, transmission, airlight=_random_airlight(draw), linear=draw.chance(0.25))
+    return _photograph(hazy, draw), clear
+
+
+def random_patchy_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Clouds of haze as NH-HAZE has them, darker and bluer than outdoor haze; an extension of ours."""
+    draw = _Draw(generator)
+    height, width = clear.shape[-2:]
+    transmission = random_clouds(height, width, generator)
+    airlight = _random_airlight(draw, darkest=0.45, brightest=0.9, most_tint=0.2)
+    return _photograph(scatter(clear, transmission, airlight=airlight, linear=draw.chance(0.25)), draw), clear
+
+
+def random_night_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A dark scene in haze that glows around lamps; the target is dark but clear. An extension of ours."""
+    draw = _Draw(generator)
+    target = _random_night(clear, draw)
+    height, width = clear.shape[-2:]
+    transmission = random_transmission(height, width, generator)
+    lamps = random_lamps(height, width, generator)
+    return _photograph(scatter(target, transmission, airlight=lamps), draw), target
+
+
+def _photograph(hazy: Tensor, draw: _Draw) -> Tensor:
+    """What a camera and a file do to a hazy picture, each only sometimes; rounding to 8 bit always."""
+    if draw.chance(0.25):
+        hazy = hazy.clamp_min(0) ** draw.log_uniform(0.87, 1.15)
+        mean = hazy.mean()
+        hazy = mean + (hazy - mean) * draw.uniform(0.88, 1.1)
+    if draw.chance(0.2):
+        hazy = add_noise(hazy, sigma=draw.log_uniform(0.5, 4), generator=draw.generator)
+    if draw.chance(0.2):
+        return compress(hazy, quality=int(draw.uniform(75, 99)), subsampling=draw.chance(0.7))
+    return quantise(hazy)
+
+
+def _its(draw: _Draw) -> tuple[float, Airlight]:
+    return draw.uniform(0.6, 1.8), draw.uniform(0.7, 1.0)
+
+
+def _ots(draw: _Draw) -> tuple[float, Airlight]:
+    beta = draw.one_of(0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2)
+    return OTS_DEPTH * beta, draw.one_of(0.8, 0.85, 0.9, 0.95, 1.0)
+
+
+def _wide(draw: _Draw) -> tuple[float, Airlight]:
+    return draw.log_uniform(0.25, 3), _random_airlight(draw)
+
+
+OTS_DEPTH = 10.0
+"""The largest depth, in the unit that RESIDE's outdoor beta belong to. Assumed: beta times it is then 0.4 to 2, about
+what it is indoors."""
+HAZE_RANGES: dict[str, Callable[[_Draw], tuple[float, Airlight]]] = {"its": _its, "ots": _ots, "wide": _wide}
+"""Random beta (for depth whose largest value is 1) and airlight. its: as RESIDE's indoor training set, beta 0.6-1.8
+and airlight 0.7-1.0, both uniform. ots: as its outdoor one, beta one of seven and airlight one of five values (Li et
+al., TIP 2019). wide, ours: beta log-uniform in 0.25-3, airlight 0.6-1.0 with bright ones favoured, at times tinted."""
+
+
+def random_depth_haze(
+    clear: Picture,
+    depth: Float[Tensor, "1 h w"],
+    generator: Generator,
+    *,
+    ranges: str,
+    linear: bool = False,
+) -> tuple[Picture, Picture]:
+    """Haze a clear picture by its true depth, rounded to 8 bit as a file is; gives (hazy, clear).
+
+    Args:
+        depth: relative, its largest value over the whole picture 1. ranges: a name of HAZE_RANGES.
+        linear: see `scatter`; RESIDE's haze is not.
+    """
+    beta, airlight = HAZE_RANGES[ranges](_Draw(generator))
+    return quantise(add_haze(clear, depth, beta=beta, airlight=airlight, linear=linear)), clear
+
+
 DEGRADATIONS: dict[str, Degradation] = {
     "noise": random_noise,
     "rain": random_rain,
     "roadscene_rain": random_roadscene_rain,
     "blur": random_blur,
+    "haze": random_haze,
+    "patchy_haze": random_patchy_haze,
+    "night_haze": random_night_haze,
+    "none": untouched,
 }
 """Random degradations by name, as recipes ask for them."""

@@ -5,9 +5,10 @@
         hazy/   17.jpg      or the folder that holds the pair of folders
         clear/  17.jpg
 
-Known folder names are in LAYOUTS and the ways to match file names in RULES. Anything else is described by a
-manifest: a CSV or JSON file with `degraded` and `target` columns (and `group`, if wanted), paths relative to
-the file. It is given as the root itself or lies in the root as pairs.csv or pairs.json.
+Or both kinds lie in one folder, 01_hazy.png with 01_GT.png. Known names of folders are in LAYOUTS and the ways to
+match file names in RULES. Anything else is described by a manifest: a CSV or JSON file with `degraded` and `target`
+columns (and `group`, if wanted), paths relative to the file. It is given as the root itself or lies in the root as
+pairs.csv or pairs.json.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+
+from jaxtyping import Shaped
+from torch import Tensor
 
 from fairweather.errors import DataError, UsageError
 from fairweather.images import EXTENSIONS
@@ -35,13 +39,20 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("target", ("input", "rain_heavy", "rain_light")),  # Rain13K, RoadScene-rain, Rain100
     ("norain", ("rain", "rainy")),  # Rain100 as published
     ("original", ("synthetic",)),
+    ("its_clear", ("its_haze", "its_hazy")),  # RESIDE v0's ITS
+    ("clear_images", ("hazy", "haze")),  # RESIDE's OTS, as some copies name it
     ("clean", ("noisy", "rainy")),
     ("sharp", ("blur",)),  # GoPro
 )
 SPLITS = ("train", "val", "valid", "validation", "test")
 MANIFESTS = ("pairs.csv", "pairs.json")
 # Folders of another kind of picture beside the visible ones; never taken for clear pictures.
-PARTNERS = ("depth", "disparity", "inf", "infrared", "ir", "mask", "masks", "thermal", "trans")
+PARTNERS = ("depth", "disparity", "inf", "infrared", "ir", "mask", "masks", "thermal", "trans", "its_trans")
+# RESIDE's test sets, often kept beside its training sets.
+TESTS = ("sots", "hsts")
+# Width and height of a hazy and a clear picture of RESIDE's indoor sets, whose hazy ones lost their border.
+RESIDE_SIZES = ((620, 460), (640, 480))
+RESIDE_BORDER = 10
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def _without_folder(stem: str, folder: str) -> str:
 RULES: tuple[tuple[str, Key, Key], ...] = (
     ("by equal stem", _stem, _stem),
     ("by the RESIDE identifier before the first underscore", _identifier, _stem),
-    ("by stem without the folder's name", _without_folder, _without_folder),
+    ("by stem without those words", _without_folder, _without_folder),
 )
 
 
@@ -100,7 +111,8 @@ def find_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
         split: "train", "test" ...; needed where the root holds several.
 
     Raises:
-        UsageError: if the root holds several splits and none was named, or not the one that was.
+        UsageError: if the root holds several splits and none was named, or not the one that was; or if it holds
+            both training and test sets of RESIDE.
         DataError: if no known layout is found, a target is ambiguous, or no names match.
     """
     manifest = _manifest(root) if split is None else None
@@ -116,17 +128,21 @@ def find_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
             f"no pair of folders in {base} or two levels below; folders seen: {seen}; known layouts: {known}; "
             "list pairs in any other layout in pairs.csv (columns degraded,target)"
         )
+    tests = [at for at in holders if {part.casefold() for part in at.relative_to(base).parts} & set(TESTS)]
+    if tests and len(tests) < len(holders):
+        raise UsageError(
+            f"{base} holds training sets and the test set {_where(tests[0], base)}; give one of them"
+        )
     pairs: list[Pair] = []
     unmatched: list[Path] = []
     rules: dict[tuple[str, str], list[str]] = {}  # (target folder, phrase): degraded folders
     for target, sources in holders.values():
-        clear = _pictures(target)
+        clear = _side(target)
         alone = dict.fromkeys(clear)
         for source in sources:
             phrase, partners = _match(source, target, clear)
             group = source.name if len(holders) == 1 else source.relative_to(base).as_posix()
-            where = [path.relative_to(base).as_posix() for path in (source, target)]
-            rules.setdefault((where[1], phrase), []).append(where[0])
+            rules.setdefault((_where(target, base), phrase), []).append(_where(source, base))
             for degraded, partner in partners.items():
                 if partner is None:
                     unmatched.append(degraded)
@@ -134,9 +150,47 @@ def find_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
                     pairs.append(Pair(degraded, partner, group))
                     alone.pop(partner, None)
         unmatched += alone
-    said = [f"{'/ and '.join(names)}/ against {to}/, {phrase}" for (to, phrase), names in rules.items()]
+    said = [f"{' and '.join(names)} against {to}, {phrase}" for (to, phrase), names in rules.items()]
     more = f"; and {len(said) - 2} more folders" if len(said) > 2 else ""
     return PairedFolders(root, "; ".join(said[:2]) + more, tuple(pairs), tuple(unmatched))
+
+
+def matched(
+    degraded: Shaped[Tensor, "c h w"], target: Shaped[Tensor, "c2 h2 w2"], *, files: Sequence[Path]
+) -> tuple[Shaped[Tensor, "c h w"], Shaped[Tensor, "c2 h w"]]:
+    """A pair at one size: RESIDE's 640x480 clear picture is cropped to its 620x460 hazy one; see `cropped`.
+
+    Args:
+        files: where the two come from, for the message.
+
+    Raises:
+        DataError: if the sizes differ otherwise: whatever was cropped or resized there, it is not ours to guess.
+    """
+    aligned = cropped(target, (degraded.shape[2], degraded.shape[1]))
+    if aligned.shape[1:] != degraded.shape[1:]:
+        sizes = [f"{p} ({t.shape[2]}x{t.shape[1]})" for p, t in zip(files, (degraded, target), strict=True)]
+        raise DataError(
+            f"{' and '.join(sizes)} are a pair of different sizes; cut them alike or leave them out; "
+            "fairweather data check lists all such pairs"
+        )
+    return degraded, aligned
+
+
+def cropped(target: Shaped[Tensor, "c h w"], size: tuple[int, int] | None) -> Shaped[Tensor, "c h2 w2"]:
+    """A target without RESIDE's border of 10 pixels, if it has one beside a degraded picture of `size`.
+
+    SOTS indoor, and ITS in some copies, have clear pictures of 640x480 for hazy ones of 620x460: the white frame of
+    NYU-v2 was cut off before the haze was made. Any other size is left as it is.
+
+    Args:
+        size: width and height of the degraded picture.
+
+    >>> cropped(torch.zeros(3, 480, 640), (620, 460)).shape
+    torch.Size([3, 460, 620])
+    """
+    if (size, (target.shape[2], target.shape[1])) != RESIDE_SIZES:
+        return target
+    return target[:, RESIDE_BORDER:-RESIDE_BORDER, RESIDE_BORDER:-RESIDE_BORDER]
 
 
 def complete_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
@@ -218,13 +272,14 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part.casefold() for i, part in parts], name
 
 
-Layout = tuple[Path, list[Path]]  # the target folder and its degraded ones
+# The target folder and its degraded ones. Where both lie side by side these are only words: NH-HAZE/GT, NH-HAZE/hazy.
+Layout = tuple[Path, list[Path]]
 
 
 def _holders(folder: Path, depth: int = 2) -> dict[Path, Layout]:
     """Folders, at most `depth` below, that hold a known pair of folders. Splits are never mixed."""
     children = _folders(folder)
-    if layout := _layout(folder, children):
+    if layout := _layout(folder, children) or _side_by_side(folder):
         return {folder: layout}
     inner = [path for name, path in children.items() if name not in SPLITS] if depth else []
     return {holder: layout for path in inner for holder, layout in _holders(path, depth - 1).items()}
@@ -242,13 +297,40 @@ def _layout(folder: Path, children: dict[str, Path]) -> Layout | None:
     return found[0] if found else None
 
 
+def _side_by_side(folder: Path) -> Layout | None:
+    """NH-HAZE and Dense-HAZE as published: 01_hazy.png and 01_GT.png in one folder."""
+    stems = [path.stem for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS]
+    ends = [re.search(at, stem) for stem in stems for at in (r"^[A-Za-z]+(?=[-_])", r"(?<=[-_])[A-Za-z]+$")]
+    layout = _layout(folder, {end[0].casefold(): folder / end[0] for end in ends if end})
+    if layout is None:
+        return None
+    target, *sources = [
+        {_without_folder(p.stem, side.name) for p in _side(side)} for side in (layout[0], *layout[1])
+    ]
+    found = [source for source, names in zip(layout[1], sources, strict=True) if names & target]
+    return (layout[0], found) if found else None
+
+
+def _side(folder: Path) -> list[Path]:
+    """The pictures in a folder; or, if it is only a word, those beside it that are named by it."""
+    if folder.is_dir():
+        return _pictures(folder)
+    beside = [path for path in _pictures(folder.parent) if path.parent == folder.parent]
+    return [path for path in beside if _without_folder(path.stem, folder.name) != path.stem]
+
+
+def _where(folder: Path, base: Path) -> str:
+    name = folder.relative_to(base).as_posix()
+    return f"{name}/" if folder.is_dir() else f"files named {name}"
+
+
 def _match(source: Path, target: Path, clear: list[Path]) -> tuple[str, dict[Path, Path | None]]:
     """The rule that matches most files of `source`, and each file's partner."""
-    degraded = _pictures(source)
+    degraded = _side(source)
     for folder, pictures in ((source, degraded), (target, clear)):
         if not pictures:
             raise DataError(f"{folder} holds no pictures; known file types: {', '.join(sorted(EXTENSIONS))}")
-    nested = any(path.parent != target for path in clear)
+    nested = target.is_dir() and any(path.parent != target for path in clear)
 
     def key(path: Path, folder: Path, of: Key) -> str:
         # Numbers may start anew in each sub-folder of the target; a flat target takes all sub-folders together.

@@ -1,5 +1,8 @@
 """Training patches and validation pictures, from paired folders and from clear pictures degraded on the fly.
 
+Each comes with the disparity of its clear picture for systems that learn depth: an RGB-D set's own, otherwise what
+a teacher gives.
+
 A patch is a pure function of (seed, index): nothing is remembered from one to the next, so a run that is resumed at
 any step sees exactly the patches that it would have seen.
 """
@@ -10,19 +13,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
-from fairweather.data.degradations import DEGRADATIONS
-from fairweather.data.pairs import clear_pictures, complete_pairs
-from fairweather.data.transforms import Augment, augment, random_crop
-from fairweather.errors import DataError, unknown_name
+from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, random_depth_haze
+from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
+from fairweather.data.pairs import Pair, clear_pictures, complete_pairs
+from fairweather.data.transforms import Augment, augment, random_crop, reduce, reduce_known
+from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.images import read_picture
 
-Sample = tuple[Tensor, Tensor]
-"""(degraded, target), each (3, h, w) in [0, 1]."""
+
+class Sample(NamedTuple):
+    """A degraded picture, what it should become, and how near things are."""
+
+    degraded: Tensor
+    """(3, h, w) in [0, 1]; noise that is not clipped may leave the range."""
+    target: Tensor
+    """(3, h, w) in [0, 1]."""
+    disparity: Tensor
+    """(1, h, w) in [0, 1], large is near; 0 where unknown. See `fairweather.data.depth.disparity_target`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,51 +68,123 @@ class Clear:
     augment: Augment = "dihedral"
 
 
-Source = Pairs | Clear
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Clear pictures with depth maps (data/depth.py), hazed on the fly by their depth."""
+
+    path: Path
+    """The data set, relative to the data root."""
+    split: str | None = None
+    ranges: str = "wide"
+    """How strong the haze is, one of `HAZE_RANGES`."""
+    linear: bool = False
+    """Haze in linear light instead of display values."""
+    keep: tuple[tuple[int, int], ...] = ()
+    drop: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
+    augment: Augment = "dihedral"
 
 
-@cache
-def _pixels(path: Path) -> Tensor:
-    """A decoded picture, kept as bytes: the sets we train on fit into memory, and decoding would starve the trainer."""
-    return (read_picture(path).pixels * 255).round().to(torch.uint8)
+Source = Pairs | Clear | Scenes
+Item = Pair | Path | Scene
+"""What one sample is made of: an item of a Pairs, Clear or Scenes source."""
 
 
-def _files(source: Source, root: Path) -> list[tuple[Path, ...]]:
-    """The (degraded, target) or (clear,) files of a source, in natural order."""
+def _items(source: Source, root: Path) -> list[Item]:
+    """The items of a source that its ranges ask for, in natural order."""
     folder = root / source.path
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; say where the data is with --set data_root=DIR")
-    files: list[tuple[Path, ...]]
-    if isinstance(source, Pairs):
-        # Complete: a missing file would shift the ranges, and validation would leak into training.
-        files = [(p.degraded, p.target) for p in complete_pairs(folder, split=source.split).pairs]
-    else:
-        if source.degradation not in DEGRADATIONS:
-            raise unknown_name("degradation", source.degradation, DEGRADATIONS)
-        files = [(p,) for p in clear_pictures(folder)]
+    items = _all_items(source, folder)
     chosen = [
-        f
-        for i, f in enumerate(files)
+        item
+        for i, item in enumerate(items)
         if (not source.keep or _within(i, source.keep)) and not _within(i, source.drop)
     ]
     if not chosen:
-        raise DataError(f"{folder} has {len(files)} pictures, none of them in the ranges asked for")
+        raise DataError(f"{folder} has {len(items)} pictures, none of them in the ranges asked for")
     return chosen
 
 
-def _alike(files: tuple[Path, ...]) -> list[Tensor]:
-    """The pixels of a pair (or of one picture), which must be of equal size."""
-    pictures = [_pixels(path) for path in files]
-    if len({p.shape for p in pictures}) > 1:
-        sizes = " and ".join(
-            f"{path} ({p.shape[2]}x{p.shape[1]})" for path, p in zip(files, pictures, strict=True)
-        )
-        raise DataError(f"{sizes} are a pair of different sizes; see fairweather data check")
-    return pictures
+def _all_items(source: Source, folder: Path) -> tuple[Item, ...]:
+    if isinstance(source, Pairs):
+        # Complete: a missing file would shift the ranges, and validation would leak into training.
+        return complete_pairs(folder, split=source.split).pairs
+    if isinstance(source, Scenes):
+        if source.ranges not in HAZE_RANGES:
+            raise unknown_name("range of haze", source.ranges, HAZE_RANGES)
+        return find_scenes(folder, split=source.split)
+    if source.degradation not in DEGRADATIONS:
+        raise unknown_name("degradation", source.degradation, DEGRADATIONS)
+    return clear_pictures(folder)
 
 
 def _within(index: int, ranges: Sequence[tuple[int, int]]) -> bool:
     return any(first <= index <= last for first, last in ranges)
+
+
+# What is read is kept: the sets we train on fit into memory, and decoding would starve the trainer. Bytes for
+# pictures and 16-bit integers for depth take a quarter and half of the space of floats; torch cannot flip uint16.
+
+
+def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return (values * torch.iinfo(dtype).max).round().to(dtype)
+
+
+def _restored(values: Tensor) -> Tensor:
+    return values.float() / torch.iinfo(values.dtype).max
+
+
+@cache
+def _pixels(path: Path) -> Tensor:
+    return _stored(read_picture(path).pixels, torch.uint8)
+
+
+@cache
+def _scene(scene: Scene) -> list[Tensor]:
+    """Picture, depth for haze, and disparity target, both relative to the whole picture."""
+    picture, (depth, known) = read_scene(scene)
+    relative = [_stored(x, torch.int16) for x in (depth, disparity_target(depth, known))]
+    return [_stored(picture, torch.uint8), *relative]
+
+
+@cache
+def _taught(path: Path, teacher: Teacher) -> Tensor | None:
+    disparity = teacher(path)
+    return None if disparity is None else _stored(disparity, torch.int16)
+
+
+def _layers(item: Item, teacher: Teacher | None) -> list[Tensor]:
+    """What is cropped together, as integers: the pictures (and the depth for haze), and the disparity target last."""
+    if isinstance(item, Scene):
+        return _scene(item)
+    paths = [item.degraded, item.target] if isinstance(item, Pair) else [item]
+    pictures = [_pixels(path) for path in paths]
+    sizes = [f"{path} ({p.shape[2]}x{p.shape[1]})" for path, p in zip(paths, pictures, strict=True)]
+    if len({p.shape for p in pictures}) > 1:
+        raise DataError(f"{' and '.join(sizes)} are a pair of different sizes; see fairweather data check")
+    disparity = None if teacher is None else _taught(paths[-1], teacher)
+    height_width = pictures[-1].shape[-2:]
+    if disparity is None:
+        disparity = torch.zeros(1, 1, 1, dtype=torch.int16).expand(1, *height_width)
+    elif disparity.shape != (1, *height_width):
+        raise DataError(f"the teacher gives a disparity of shape {tuple(disparity.shape)} for {sizes[-1]}")
+    return [*pictures, disparity]
+
+
+def _sample(source: Source, layers: Sequence[Tensor], generator: Generator) -> Sample:
+    """The sample of a patch or of a whole picture, from its layers in [0, 1]."""
+    *pictures, disparity = layers
+    if isinstance(source, Pairs):
+        degraded, target = pictures
+    elif isinstance(source, Clear):
+        degraded, target = DEGRADATIONS[source.degradation](pictures[0], generator)
+    else:
+        clear, depth = pictures
+        degraded, target = random_depth_haze(
+            clear, depth, generator, ranges=source.ranges, linear=source.linear
+        )
+    return Sample(degraded, target, disparity)
 
 
 class Patches(Dataset[Sample]):
@@ -109,32 +194,71 @@ class Patches(Dataset[Sample]):
         sources: where pictures come from; each patch draws one by weight, then a picture, then a window.
         root: the folder that the sources' paths are relative to.
         size: side of a patch in pixels.
+        zoom: (smallest, largest) factor that windows are reduced by, drawn log-uniformly, so that more of a picture
+            is seen; limited by the picture's shorter side. Noise and haze are made at the final size.
+        teacher: gives the disparity of the pictures of Pairs and Clear; must be a function of the path alone.
+
+    Raises:
+        UsageError: if zoom is not within 0 and 1, or for an unknown degradation or range of haze.
+        DataError: if a source has no pictures, or is not complete.
     """
 
-    def __init__(self, sources: Sequence[Source], *, root: Path, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        root: Path,
+        size: int,
+        seed: int,
+        zoom: tuple[float, float] = (1.0, 1.0),
+        teacher: Teacher | None = None,
+    ) -> None:
+        if not 0 < zoom[0] <= zoom[1] <= 1:
+            raise UsageError(f"zoom={zoom} must be (smallest, largest) with 0 < smallest <= largest <= 1")
         self.sources, self.size, self.seed = tuple(sources), size, seed
-        self.files = [_files(source, root) for source in sources]
+        self.zoom, self.teacher = zoom, teacher
+        self.items = [_items(source, root) for source in sources]
         self.weights = torch.tensor([source.weight for source in sources])
 
     def describe(self) -> list[str]:
         """A line for each source: what it is, how much there is, its share of the patches."""
         shares = (self.weights / self.weights.sum()).tolist()
         return [
-            f"{share:4.0%} of patches: {len(files)} {'pairs' if isinstance(source, Pairs) else source.degradation} "
-            f"from {source.path}, such as {' with '.join(path.name for path in files[0])}"
-            for source, files, share in zip(self.sources, self.files, shares, strict=True)
+            f"{share:4.0%} of patches: {len(items)} {_kind(source)} from {source.path}, such as {_name(items[0])}"
+            for source, items, share in zip(self.sources, self.items, shares, strict=True)
         ]
 
     def __getitem__(self, index: int) -> Sample:
         generator = Generator().manual_seed((self.seed << 32) + index)
         which = int(torch.multinomial(self.weights, 1, generator=generator))
-        source, files = self.sources[which], self.files[which]
-        chosen = files[int(torch.randint(len(files), (), generator=generator))]
-        window = random_crop(_alike(chosen), self.size, generator)
-        patches = augment([p.float() / 255 for p in window], source.augment, generator)
-        if isinstance(source, Pairs):
-            return patches[0], patches[1]
-        return DEGRADATIONS[source.degradation](patches[0], generator)
+        source, items = self.sources[which], self.items[which]
+        layers = _layers(items[int(torch.randint(len(items), (), generator=generator))], self.teacher)
+        side = self._side(min(layers[0].shape[-2:]), generator)
+        window = [_restored(x) for x in random_crop(layers, side, generator)]
+        if side > self.size:
+            *others, disparity = window
+            window = [*(reduce(x, self.size) for x in others), reduce_known(disparity, self.size)]
+        return _sample(source, augment(window, source.augment, generator), generator)
+
+    def _side(self, shorter: int, generator: Generator) -> int:
+        """Side of the window that becomes a patch; that of the patch in a picture that is hardly larger."""
+        low, high = self.zoom
+        if low == high == 1:  # draws nothing, so that recipes from before zoom see the patches that they saw
+            return self.size
+        zoom: float = low * (high / low) ** float(torch.rand((), generator=generator))
+        return max(self.size, min(round(self.size / zoom), shorter))
+
+
+def _kind(source: Source) -> str:
+    if isinstance(source, Clear):
+        return source.degradation
+    return "pairs" if isinstance(source, Pairs) else f"pictures hazed by depth ({source.ranges})"
+
+
+def _name(item: Item) -> str:
+    if isinstance(item, Pair):
+        return f"{item.degraded.name} with {item.target.name}"
+    return item.name if isinstance(item, Path) else item.picture.name
 
 
 class Steps(Sampler[list[int]]):
@@ -157,15 +281,14 @@ class Steps(Sampler[list[int]]):
 class Pictures(Dataset[Sample]):
     """Whole validation pictures; clear ones are degraded with their number as seed, the same at every validation."""
 
-    def __init__(self, sources: Sequence[Source], *, root: Path) -> None:
-        self.items = [(source, files) for source in sources for files in _files(source, root)]
+    def __init__(self, sources: Sequence[Source], *, root: Path, teacher: Teacher | None = None) -> None:
+        self.items = [(source, item) for source in sources for item in _items(source, root)]
+        self.teacher = teacher
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        source, files = self.items[index]
-        pictures = [pixels.float() / 255 for pixels in _alike(files)]
-        if isinstance(source, Pairs):
-            return pictures[0], pictures[1]
-        return DEGRADATIONS[source.degradation](pictures[0], Generator().manual_seed(index))
+        source, item = self.items[index]
+        layers = [_restored(x) for x in _layers(item, self.teacher)]
+        return _sample(source, layers, Generator().manual_seed(index))

@@ -1,10 +1,11 @@
-"""Crops and flips that treat every picture of a pair alike."""
+"""Crops, reductions and flips that treat every picture of a pair alike."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
@@ -13,8 +14,8 @@ Augment = Literal["none", "half_turn", "dihedral"]
 
 
 def random_crop(
-    pictures: list[Shaped[Tensor, "c h w"]], size: int, generator: Generator
-) -> list[Shaped[Tensor, "c s1 s2"]]:
+    pictures: list[Shaped[Tensor, "_ h w"]], size: int, generator: Generator
+) -> list[Shaped[Tensor, "_ s1 s2"]]:
     """The same size x size window of every picture; a shorter side is kept whole and extended by `extend`."""
     height, width = pictures[0].shape[-2:]
     top = int(torch.randint(max(1, height - size + 1), (), generator=generator))
@@ -31,9 +32,25 @@ def extend(picture: Shaped[Tensor, "c h w"], size: int) -> Shaped[Tensor, "c h2 
     return picture
 
 
+def reduce(picture: Float[Tensor, "c h w"], size: int) -> Float[Tensor, "c s s"]:
+    """A window at size x size; each pixel is a mean over the area that it covers, tapering off (antialiased)."""
+    return F.interpolate(picture[None], (size, size), mode="bilinear", antialias=True)[0]
+
+
+def reduce_known(values: Float[Tensor, "1 h w"], size: int) -> Float[Tensor, "1 s s"]:
+    """As `reduce`, of known values (above 0) alone; 0 where not more than half of the area is known.
+
+    >>> reduce_known(torch.tensor([[[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]] * 2]), 2)
+    tensor([[[0.5000, 0.0000],
+             [0.5000, 0.0000]]])
+    """
+    known = reduce((values > 0).float(), size)
+    return torch.where(known > 0.5, reduce(values, size) / known.clamp_min(0.5), 0.0)
+
+
 def augment(
-    pictures: list[Float[Tensor, "c s s"]], how: Augment, generator: Generator
-) -> list[Float[Tensor, "c s s"]]:
+    pictures: list[Float[Tensor, "_ s s"]], how: Augment, generator: Generator
+) -> list[Float[Tensor, "_ s s"]]:
     """Flip and turn all pictures alike, with equal chances."""
     if how == "none":
         return pictures

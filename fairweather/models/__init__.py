@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather import weights as weights_table
 from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.models import nafnet
+from fairweather.models import dcmpnet, nafnet
+from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
 StateDict = dict[str, Tensor]
@@ -40,6 +42,10 @@ class ModelInfo:
     """Peak memory of a forward pass in fp32 on a CPU (benchmarks/memory.py); decides the size of tiles."""
     from_published: Callable[[StateDict], StateDict] | None = None
     """Published checkpoint names to ours; None where nothing is published."""
+    published_parts: tuple[str, ...] = ()
+    """Dictionaries inside a published file that hold its networks, where there are several."""
+    published_arguments: Callable[[StateDict], Mapping[str, Any]] = lambda _: {}
+    """Constructor arguments that a checkpoint (by our names) asks for."""
     inputs: tuple[str, ...] = ("visible",)
     tiling: Literal["exact", "approximate", "discouraged"] = "approximate"
     """approximate: global averages (channel attention) see the tile instead of the picture."""
@@ -54,6 +60,25 @@ class ModelInfo:
 
 
 MODELS: dict[str, ModelInfo] = {
+    "dcmpnet": ModelInfo(
+        build=dcmpnet.dcmpnet,
+        task=("dehaze",),
+        params=19_301_553,
+        bytes_per_pixel=3000,
+        multiple_of=4,
+        from_published=dcmpnet.published_dcmpnet,
+        published_parts=("dehaze_net", "depth_net"),
+        published_arguments=dcmpnet.published_parts,
+        paper="arXiv 2403.01105",
+    ),
+    "dcmpnet_small": ModelInfo(
+        build=dcmpnet.dcmpnet_small,
+        task=("dehaze",),
+        params=1,
+        bytes_per_pixel=1000,
+        multiple_of=8,
+        paper="arXiv 2403.01105, our size",
+    ),
     "nafnet": ModelInfo(
         build=nafnet.nafnet,
         task=("denoise", "deblur", "derain", "dehaze"),
@@ -230,11 +255,22 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
         if isinstance(state.get(key), Mapping):
             state = state[key]
             break
+    parts = [part for part in info.published_parts if isinstance(state.get(part), Mapping)]
+    if parts:
+        state = {f"{p}.{k.removeprefix('module.')}": v for p in parts for k, v in state[p].items()}
     for key, value in state.items():
         if not isinstance(value, Tensor | np.ndarray | np.generic):
             raise WeightsError(f"{key!r} of the checkpoint is a {type(value).__name__}, expected a tensor")
     tensors = {k.removeprefix("module."): torch.as_tensor(v) for k, v in state.items()}
-    return _filled(_built(name, overrides), info.from_published(tensors), f"this checkpoint for {name}")
+    ours = info.from_published(tensors)
+    arguments = {**info.published_arguments(ours), **overrides}
+    return _filled(_built(name, arguments), ours, f"this checkpoint for {name}")
+
+
+def restored(net: nn.Module, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """The restored picture alone, without the cost of what a network can give beside it, such as depth."""
+    y: Tensor = net.clear(x) if isinstance(net, DCMPNet) else net(x)
+    return y
 
 
 def _filled(net: nn.Module, state: StateDict, what: str) -> nn.Module:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -47,3 +51,53 @@ def pad_to_multiple(
     if bottom:
         x = F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < x.shape[-2] else "replicate")
     return x
+
+
+Statistics = list[tuple[Tensor, ...]]
+"""What a network computed over a whole picture, in the order in which it asked."""
+
+_recording: ContextVar[Statistics | None] = ContextVar("recording", default=None)
+_replaying: ContextVar[Iterator[tuple[Tensor, ...]] | None] = ContextVar("replaying", default=None)
+
+
+def over_picture(compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Means and variances over the whole picture: computed, or, inside `replay`, those that were recorded.
+
+    Every network that averages over positions asks through this function, so that the tiles of a large picture can
+    share the statistics of the whole.
+    """
+    replaying, recording = _replaying.get(), _recording.get()
+    if replaying is not None:
+        return next(replaying)
+    values = compute()
+    if recording is not None:
+        recording.append(values)
+    return values
+
+
+@contextmanager
+def record() -> Iterator[Statistics]:
+    """Keep all statistics of the forward pass inside, in this thread.
+
+    >>> with record() as statistics:
+    ...     mean = over_picture(lambda: (torch.ones(()),))
+    >>> with replay(statistics):
+    ...     over_picture(lambda: (torch.zeros(()),))
+    (tensor(1.),)
+    """
+    statistics: Statistics = []
+    token = _recording.set(statistics)
+    try:
+        yield statistics
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
+def replay(statistics: Statistics) -> Iterator[None]:
+    """Let the forward pass inside use recorded statistics instead of its own."""
+    token = _replaying.set(iter(statistics))
+    try:
+        yield
+    finally:
+        _replaying.reset(token)

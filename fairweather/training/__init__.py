@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fairweather.training import restoration
+from fairweather.training import dcmpnet, restoration
 from fairweather.training.config import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
@@ -13,4 +13,5 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
     "denoise_tiny": restoration.denoise_tiny,
+    "dcmpnet_small": dcmpnet.dcmpnet_small,
 }

@@ -9,8 +9,41 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from fairweather.data.patches import Source
+from fairweather.data.patches import Scenes, Source
 from fairweather.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTasks:
+    """How DCMPNet's two networks are trained together (arXiv 2403.01105; see losses/difference_perception.py)."""
+
+    scheme: Literal["paper", "early", "official", "alone"] = "paper"
+    """The reading of difference perception; alone trains the dehazing network without the depth network."""
+    weighting: Literal["signed", "absolute"] = "signed"
+    """Of the paper's scheme: by the difference as published, or by its size (ours)."""
+    consistency: float = 0.0
+    """Of the paper's scheme: factor of mean |P - T| in the dehazing network's loss; 0.1 in the released script."""
+    inner_depth: float = 0.0
+    """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
+    contrastive: float = 0.0
+    """Factor of the contrastive loss; 1 in the paper."""
+    vgg: str = ""
+    """Weights of VGG-19 for it: a file with torchvision's names, "download", or "random"."""
+    teacher: str = "none"
+    """Depth of pictures that are not of an RGB-D set, which brings its own: none, own:DIR, folder:DIR or
+    transformers:NAME; see data/teachers.py."""
+    teacher_values: Literal["disparity", "depth"] = "disparity"
+    """What the maps of a folder, or a network of transformers, give."""
+
+    def __post_init__(self) -> None:
+        for name in ("consistency", "inner_depth", "contrastive"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
+        if self.contrastive and not self.vgg:
+            raise UsageError(
+                "two_tasks.contrastive needs VGG-19: set two_tasks.vgg to a file with torchvision's weights, to "
+                "download, or to random"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +67,8 @@ class TrainConfig:
     validation_channel: Literal["rgb", "y"] = "rgb"
     """The channel of the validation PSNR."""
 
+    two_tasks: TwoTasks | None = None
+    """For DCMPNet: train the depth network beside the dehazing network."""
     loss: Literal["l1", "psnr"] = "l1"
     """Of the restored picture against the target; see losses/pixel.py."""
     steps: int
@@ -44,6 +79,8 @@ class TrainConfig:
     """Patches a step, in each process."""
     patch: int = 96
     """Side of a patch in pixels."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Factors (smallest, largest) that windows are reduced by to become patches, so that they show more."""
     learning_rate: float = 1e-3
     """After the warm-up."""
     final_learning_rate: float = 1e-6
@@ -94,6 +131,13 @@ class TrainConfig:
             raise UsageError("sources is empty: there is nothing to train on")
         if not self.validation:
             raise UsageError("validation is empty: no checkpoint could be chosen")
+        tasks = self.two_tasks
+        knows_depth = any(isinstance(source, Scenes) for source in self.sources)
+        if tasks and tasks.scheme != "alone" and tasks.teacher == "none" and not knows_depth:
+            raise UsageError(
+                f"two_tasks.scheme={tasks.scheme} learns depth, and no source has any: add an RGB-D set, set "
+                "two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone"
+            )
 
 
 _ADAPTER = TypeAdapter(TrainConfig)

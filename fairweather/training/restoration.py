@@ -21,7 +21,7 @@ from fairweather.data.patches import Clear, Pairs
 from fairweather.errors import FairweatherError
 from fairweather.losses.pixel import PIXEL_LOSSES
 from fairweather.metrics import luma_bt601, psnr
-from fairweather.models import model_info
+from fairweather.models import model_info, restored
 from fairweather.models.layers import pad_to_multiple
 from fairweather.training.config import TrainConfig
 from fairweather.training.schedules import warmup_cosine
@@ -29,8 +29,7 @@ from fairweather.training.schedules import warmup_cosine
 
 def restoration_loss(net: nn.Module, degraded: Tensor, target: Tensor, loss: str = "l1") -> Tensor:
     """One forward pass and its loss, computed in float32 whatever the network's precision."""
-    restored: Tensor = net(degraded)
-    return PIXEL_LOSSES[loss](restored.float(), target)
+    return PIXEL_LOSSES[loss](restored(net, degraded).float(), target)
 
 
 def ema(net: nn.Module, decay: float) -> AveragedModel:
@@ -46,6 +45,24 @@ def ema(net: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(net, multi_avg_fn=update).requires_grad_(False)
 
 
+def optimizer(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
+    """AdamW with warm-up and cosine, as Lightning wants it."""
+    adamw = torch.optim.AdamW(
+        net.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+    schedule = LambdaLR(
+        adamw,
+        lambda step: warmup_cosine(
+            step,
+            steps=config.decay_steps or config.steps,
+            warmup=config.warmup,
+            peak=1.0,
+            final=config.final_learning_rate / config.learning_rate,
+        ),
+    )
+    return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 class Restoration(LightningModule):
     """Trains `net`, keeps its average, and validates the average on whole pictures."""
 
@@ -57,14 +74,18 @@ class Restoration(LightningModule):
         self.average = ema(self.net, config.ema_decay)
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        degraded, target = (x.contiguous(memory_format=torch.channels_last) for x in batch)
+        degraded, target = (x.contiguous(memory_format=torch.channels_last) for x in batch[:2])
         loss = restoration_loss(self.net, degraded, target, self.config.loss)
+        self.note("train/loss", loss)
+        return loss
+
+    def note(self, name: str, loss: Tensor) -> None:
+        """Log a loss; one that is not finite ends the run."""
         if not loss.isfinite():
             raise FairweatherError(
-                f"the loss is {loss.item()} at step {self.global_step}; lower learning_rate or clip_norm"
+                f"{name} is {loss.item()} at step {self.global_step}; lower learning_rate or clip_norm"
             )
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        self.log(name, loss.detach(), prog_bar=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -73,36 +94,19 @@ class Restoration(LightningModule):
 
     def validation_step(self, batch: Sequence[Tensor], _: int) -> None:
         """As the product restores: fp32, padded by reflection, rounded to 8 bit."""
-        degraded, target = batch
+        degraded, target = batch[:2]
         padded = pad_to_multiple(degraded, model_info(self.config.model).multiple_of)
         with torch.autocast(self.device.type, enabled=False):
-            restored = self.average(padded.contiguous(memory_format=torch.channels_last))
-        restored = restored[..., : target.shape[-2], : target.shape[-1]].clamp(0, 1).mul(255).round().div(255)
+            y = restored(self.average.module, padded.contiguous(memory_format=torch.channels_last))
+        y = y[..., : target.shape[-2], : target.shape[-1]].clamp(0, 1).mul(255).round().div(255)
         if self.config.validation_channel == "y":
-            scores = psnr(luma_bt601(restored), luma_bt601(target), data_range=255)
+            scores = psnr(luma_bt601(y), luma_bt601(target), data_range=255)
         else:
-            scores = psnr(restored, target)
+            scores = psnr(y, target)
         self.log("val/psnr", scores.mean(), prog_bar=True, on_epoch=True, batch_size=1)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=self.config.learning_rate,
-            betas=self.config.betas,
-            weight_decay=self.config.weight_decay,
-        )
-        c = self.config
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: warmup_cosine(
-                step,
-                steps=c.decay_steps or c.steps,
-                warmup=c.warmup,
-                peak=1.0,
-                final=c.final_learning_rate / c.learning_rate,
-            ),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer(self.net, self.config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng"] = torch.get_rng_state()

@@ -15,13 +15,16 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
+from fairweather.data.depth import Teacher
 from fairweather.data.patches import Patches, Pictures, Steps
+from fairweather.data.teachers import teacher
 from fairweather.errors import UsageError
 from fairweather.files import written_whole
 from fairweather.models import create_model
 from fairweather.runtime import keep_memory
 from fairweather.training.checkpoints import Checkpoints
 from fairweather.training.config import TrainConfig, from_plain, to_plain
+from fairweather.training.dcmpnet import TwoTaskTraining
 from fairweather.training.restoration import Restoration
 from fairweather.weights import save_weights, sha256
 
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _OF_THE_MACHINE = {"data_root", "init", "device", "devices", "threads", "workers"}
 """Settings that say where a run took place and not what it learnt; nobody's business."""
+DEPTH_CACHE = Path.home() / ".cache" / "fairweather" / "depth"
+"""Where the depth that a network gave is kept, for all runs."""
 CONFIG_FILE, COMMIT_FILE, WEIGHTS_FILE = "config.json", "commit", "weights.safetensors"
 
 
@@ -55,8 +60,16 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     keep_memory()
     torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
-    module = Restoration(create_model(config.model, weights=config.init, **config.model_args).train(), config)
-    patches = Patches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
+    net = create_model(config.model, weights=config.init, **config.model_args).train()
+    module = TwoTaskTraining(net, config) if config.two_tasks else Restoration(net, config)
+    patches = Patches(
+        config.sources,
+        root=config.data_root,
+        size=config.patch,
+        seed=config.seed,
+        zoom=config.zoom,
+        teacher=_teacher(config),
+    )
     pictures = DataLoader(Pictures(config.validation, root=config.data_root), batch_size=1)
     for line in patches.describe():
         log.info(line)
@@ -79,7 +92,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps),
         check_val_every_n_epoch=None,
-        gradient_clip_val=config.clip_norm or None,
+        gradient_clip_val=(config.clip_norm or None) if module.automatic_optimization else None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(50, config.steps),
         use_distributed_sampler=False,  # Steps shards by itself
@@ -105,6 +118,13 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     if trainer.is_global_zero:
         publish(config, run)
     return run / WEIGHTS_FILE
+
+
+def _teacher(config: TrainConfig) -> Teacher | None:
+    tasks = config.two_tasks
+    if tasks is None or tasks.scheme == "alone" or tasks.teacher == "none":
+        return None
+    return teacher(tasks.teacher, root=config.data_root, cache=DEPTH_CACHE, values=tasks.teacher_values)
 
 
 def _check(config: TrainConfig, run: Path, resume: bool) -> None:

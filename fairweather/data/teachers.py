@@ -1,0 +1,190 @@
+"""Depth teachers: the disparity of a clear picture that a depth network learns from, by the words of a recipe.
+
+    none                 no depth is known
+    own:PATH             what an RGB-D set measured (data/depth.py)
+    folder:PATH          maps in a folder, from any source
+    transformers:NAME    a depth-estimation network of Hugging Face transformers, such as
+                         depth-anything/Depth-Anything-V2-Small-hf (Apache-2.0); needs the `teacher` extra
+
+A teacher takes the path of a clear picture and returns its `disparity_target`: (1, h, w) in [0.05, 1] relative to the
+whole picture, large is near, 0 where unknown. PATH starts at the data root.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fairweather.data.depth import Teacher, disparity_target, own_depth, read_depth
+from fairweather.errors import DataError, MissingExtraError, UsageError, WeightsError, one_line
+from fairweather.images import Picture, read_picture, to_pil, write_picture
+from fairweather.weights import sha256
+
+log = logging.getLogger(__name__)
+
+Values = Literal["disparity", "depth"]
+"""What a map or a network gives: larger is nearer, or larger is farther."""
+
+
+def teacher(
+    spec: str,
+    *,
+    root: Path,
+    cache: Path,
+    split: str | None = None,
+    values: Values = "disparity",
+    download: bool = False,
+    device: str = "cpu",
+) -> Teacher:
+    """The teacher that a recipe asks for: "none", "own:PATH", "folder:PATH" or "transformers:NAME".
+
+    Args:
+        root: the data root; PATH is relative to it, and nothing after "own" or "folder" is the root itself.
+        cache: the folder that disparity from a network is kept in.
+        split: of an RGB-D set. values: see `folder_teacher` and `transformers_teacher`, as for the rest.
+
+    Raises:
+        UsageError: another spec, or as the teacher asked for.
+    """
+    kind, _, name = spec.partition(":")
+    if spec == "none":
+        return no_teacher
+    if kind == "own":
+        return own_depth(root / name, split=split)
+    if kind == "folder":
+        return folder_teacher(root / name, root, values=values)
+    if kind == "transformers" and name:
+        return transformers_teacher(name, cache, values=values, download=download, device=device)
+    raise UsageError(f"no depth teacher {spec!r}; expected none, own:PATH, folder:PATH or transformers:NAME")
+
+
+def no_teacher(picture: Path) -> Tensor | None:
+    """Knows the depth of no picture."""
+    return None
+
+
+# ---------------------------------------------------------------- maps in a folder
+
+
+def folder_teacher(folder: Path, root: Path, *, values: Values = "disparity") -> Teacher:
+    """Maps as `read_depth` takes them: grey .png of 8 or 16 bits, or .npy; any unit, 0 is unknown.
+
+    The map of root/clear/17.jpg is folder/clear/17.png (or .npy) if there is one, else folder/17.png (or .npy).
+
+    Raises:
+        DataError: there is no such folder. From the teacher: a picture without a map, or a map that cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder} of {values} maps")
+    return partial(_of_folder, folder, root, values)
+
+
+def _of_folder(folder: Path, root: Path, values: Values, picture: Path) -> Tensor | None:
+    names = [picture.relative_to(root)] if picture.is_relative_to(root) else []
+    for name in (*names, Path(picture.name)):
+        for suffix in (".png", ".npy"):
+            if (path := folder / name.with_suffix(suffix)).is_file():
+                return _target(path, values)
+    raise DataError(f"no {values} map for {picture}; expected {folder / picture.stem}.png (or .npy)")
+
+
+def _target(path: Path, values: Values) -> Float[Tensor, "1 h w"]:
+    return disparity_target(*read_depth(path, kind=values))
+
+
+# ---------------------------------------------------------------- a network
+
+
+def transformers_teacher(
+    name: str, cache: Path, *, values: Values = "disparity", download: bool = False, device: str = "cpu"
+) -> Teacher:
+    """A depth-estimation network of Hugging Face transformers, run once a picture, on the whole picture.
+
+    Its result is kept as a 16-bit grey PNG, by the picture's digest, in a folder of the network's name; it is read
+    from there ever after. The network is deterministic, in float32 and without gradient.
+
+    Args:
+        name: of a repository on the Hugging Face hub, or a folder that holds one.
+        values: what it gives. Depth Anything and MiDaS give disparity; networks of metric depth, depth.
+        download: fetch the network if it is not on this machine; otherwise the network is not touched.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        WeightsError: the network is not on this machine, or not one of depth estimation.
+        UsageError: it says that it gives depth, and `values` says otherwise.
+        DataError: from the teacher: it gave NaN or infinity.
+    """
+    network = _network(name, download, device)
+    if values == "disparity" and getattr(network.model.config, "depth_estimation_type", "") == "metric":
+        raise UsageError(f"{name} gives depth in metres, not disparity; say so: values='depth'")
+    log.info("depth teacher: %s, its %s kept in %s", name, values, cache)
+    folder = cache / (re.sub(r"[^\w.-]+", "--", name).strip("-") + f"-{values}")
+    return partial(_of_network, name, folder, values, download, device)
+
+
+class _Network(NamedTuple):
+    processor: Any
+    model: Any
+
+
+@cache  # once a process; not part of the teacher, which worker processes get a copy of
+def _network(name: str, download: bool, device: str) -> _Network:
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise MissingExtraError("a depth network of transformers", "teacher") from None
+    where = {"local_files_only": not download}
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **where)
+        auto = transformers.AutoModelForDepthEstimation
+        model = auto.from_pretrained(name, dtype=torch.float32, **where)
+    except OSError:
+        remedy = "check the name and the network" if download else f"fetch it once with: hf download {name}"
+        raise WeightsError(f"the depth network {name} is not on this machine; {remedy}") from None
+    except (ValueError, ImportError) as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise WeightsError(f"{name} is no depth network that transformers can run here ({reason})") from None
+    return _Network(processor, model.eval().requires_grad_(False).to(device))
+
+
+def _of_network(
+    name: str, folder: Path, values: Values, download: bool, device: str, picture: Path
+) -> Tensor | None:
+    path = folder / f"{sha256(picture)}.png"
+    if not path.is_file():
+        clear = read_picture(picture)
+        found = _estimated(_network(name, download, device), clear, device)
+        if values == "depth":
+            found = 1 / found.clamp_min(1e-3 * found.max())
+        if not found.isfinite().all():
+            raise DataError(
+                f"{name} gives NaN or infinity for {picture}; leave it out or take another network"
+            )
+        low, high = found.min(), found.max()
+        share = (found - low) / (high - low) if high > low else torch.ones_like(found)
+        grey = (0.05 + 0.95 * share).expand(3, -1, -1)  # 0 would say unknown
+        write_picture(Picture(pixels=grey, mode="grey", bits=16), path)
+    return _target(path, "disparity")
+
+
+@torch.inference_mode()
+def _estimated(network: _Network, clear: Picture, device: str) -> Float[Tensor, "1 h w"]:
+    image = to_pil(replace(clear, mode="rgb", bits=8, alpha=None))
+    inputs = network.processor(images=image, return_tensors="pt").to(device)
+    # By position: ZoeDepth calls the second argument source_sizes, and needs it; all others target_sizes.
+    found = network.processor.post_process_depth_estimation(
+        network.model(**inputs), [(image.height, image.width)]
+    )
+    depth: Tensor = found[0]["predicted_depth"]
+    return depth.reshape(1, image.height, image.width).float().cpu()

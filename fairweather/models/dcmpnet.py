@@ -1,0 +1,752 @@
+"""DCMPNet: a dehazing network that looks at depth, and a depth network that looks at the dehazed picture.
+
+Zhang, Zhou and Li, "Depth Information Assisted Collaborative Mutual Promotion Network for Single Image Dehazing",
+CVPR 2024, arXiv 2403.01105. Blocks: LEGM (transformer blocks with revised layer norm, from DehazeFormer, Song et
+al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregation over scales), U-Net features, and
+DRDB (dilated dense blocks) in the depth network.
+
+Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
+are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="soft"`, and
+`dcmpnet_small()`, which uses both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fairweather.errors import WeightsError
+from fairweather.models.layers import over_picture, pad_to_multiple
+
+SMALLEST = 28
+"""Least side of the padded input: at a quarter of it, windows must find pixels to mirror."""
+
+
+class RLN(nn.Module):
+    """Revised layer norm: over channels and positions together, and what was taken away is handed on.
+
+    normalised = (x - mean) / sigma * weight + bias, rescale = W1 sigma + b1, rebias = W2 mean + b2, with
+    sigma = sqrt(var + eps) of the whole picture (DehazeFormer, section 3.2).
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.rescale = nn.Conv2d(1, channels, 1)
+        self.rebias = nn.Conv2d(1, channels, 1)
+        for conv, start in ((self.rescale, 1.0), (self.rebias, 0.0)):
+            nn.init.trunc_normal_(conv.weight, std=0.02)
+            nn.init.constant_(conv.bias, start)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c 1 1"], Float[Tensor, "b c 1 1"]]:
+        """The normalised map, its rescale and its rebias."""
+        mean, sigma = over_picture(lambda: self._statistics(x))
+        normalised = (x - mean) / sigma * self.weight + self.bias
+        return normalised, self.rescale(sigma), self.rebias(mean)
+
+    def _statistics(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
+        # In float32: half precision cannot add up a whole picture.
+        variance, mean = torch.var_mean(x.float(), dim=(1, 2, 3), keepdim=True, correction=0)
+        return mean, (variance + self.eps).sqrt()
+
+
+class PositionBias(nn.Module):
+    """The bias of attention between two places of a window, a small function of their log-spaced offset."""
+
+    def __init__(self, heads: int, window: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, heads))
+        rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+        places = torch.stack((rows.flatten(), columns.flatten()), dim=1).float()
+        offset = places[:, None] - places[None, :]  # n n 2
+        self.register_buffer("offset", offset.sign() * offset.abs().log1p(), persistent=False)
+
+    def forward(self) -> Float[Tensor, "heads n n"]:
+        bias: Tensor = self.mlp(self.offset)
+        return bias.permute(2, 0, 1)
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows, shifted by padding (mirrored and not rolled, so no mask is needed).
+
+    Args:
+        heads: must divide the channels. window: side of a window. shift: what is added on the left and top.
+    """
+
+    def __init__(self, heads: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, shift
+        self.position_bias = PositionBias(heads, window)
+
+    def forward(self, qkv: Float[Tensor, "b c3 h w"]) -> Float[Tensor, "b c3//3 h w"]:
+        """Queries, keys and values, stacked in this order, to their attention."""
+        height, width = qkv.shape[-2:]
+        s, k = self.shift, self.window
+        bottom, right = ((s - height) % k if s else -height % k), ((s - width) % k if s else -width % k)
+        padded = F.pad(qkv, (s, right, s, bottom), mode="reflect")
+        b, c3, h, w = padded.shape
+        tiles = padded.view(b, c3, h // k, k, w // k, k).permute(0, 2, 4, 3, 5, 1)
+        attended = self.attend(tiles.reshape(-1, k * k, c3))  # windows n c
+        merged = attended.view(b, h // k, w // k, k, k, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, h, w)
+        return merged[..., s : s + height, s : s + width]
+
+    def attend(self, tokens: Float[Tensor, "windows n c3"]) -> Float[Tensor, "windows n c3//3"]:
+        """Attention between the n places of each window."""
+        windows, n, c3 = tokens.shape
+        q, k, v = tokens.view(windows, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # windows heads n d
+        bias: Tensor = self.position_bias()
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
+        return out.transpose(1, 2).reshape(windows, n, c3 // 3)
+
+
+class LEGMBlock(nn.Module):
+    """One block of LEGM: local features by a depthwise convolution, global ones by window attention.
+
+    Args:
+        heads: 0 for a block without attention, which has no norm either.
+        shift: move the windows by half their side.
+        ratio: hidden channels of the MLP, times the channels.
+    """
+
+    def __init__(self, channels: int, *, heads: int, window: int, shift: bool, ratio: float) -> None:
+        super().__init__()
+        hidden = int(channels * ratio)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, padding_mode="reflect")
+        self.norm = RLN(channels) if heads else None
+        self.query_key = nn.Conv2d(channels, 2 * channels, 1) if heads else None
+        self.attention = WindowAttention(heads, window, window // 2 if shift else 0) if heads else None
+        self.proj = nn.Conv2d(channels, channels, 1)
+        self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if self.norm is None or self.query_key is None or self.attention is None:
+            y: Tensor = self.proj(self.local(self.value(x)))
+        else:
+            normalised, rescale, rebias = self.norm(x)
+            value: Tensor = self.value(normalised)
+            qkv = torch.cat((self.query_key(normalised), value), dim=1)
+            y = self.proj(self.local(value) + self.attention(qkv)) * rescale + rebias
+        x = x + y
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+class LEGM(nn.Module):
+    """Local feature-embedded global feature extraction: a stack of blocks, the last of them with attention.
+
+    Args:
+        channels: of the map, in and out.
+        depth: number of blocks.
+        attention: how many of them, counted from the last, have attention.
+        heads: of the attention; must divide the channels.
+        ratio: hidden channels of the MLPs, times the channels.
+        gain: initial scale of the residual branches; (8 * all blocks of the network) ** -0.25 in DCMPNet.
+
+    >>> LEGM(24, depth=2, attention=1, heads=2)(torch.rand(1, 24, 9, 14)).shape
+    torch.Size([1, 24, 9, 14])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        depth: int,
+        attention: int,
+        heads: int,
+        ratio: float = 2.0,
+        window: int = 8,
+        gain: float = 0.25,
+    ) -> None:
+        super().__init__()
+        if attention > depth or (attention and channels % heads):
+            raise ValueError(
+                f"LEGM of {channels} channels: {attention} of {depth} blocks with {heads} heads is impossible"
+            )
+        self.blocks = nn.Sequential(
+            *(
+                LEGMBlock(
+                    channels,
+                    heads=heads if i >= depth - attention else 0,
+                    window=window,
+                    shift=i % 2 == 1,
+                    ratio=ratio,
+                )
+                for i in range(depth)
+            )
+        )
+        for block in self.blocks:
+            assert isinstance(block, LEGMBlock)
+            for conv in (block.value, block.local, block.proj, block.mlp[0], block.mlp[2]):
+                _start(conv, gain)
+            if block.query_key is not None:
+                _start(block.query_key, 1.0)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        y: Tensor = self.blocks(x)
+        return y
+
+
+def _start(conv: nn.Module, gain: float) -> None:
+    """Truncated normal of standard deviation gain * sqrt(2 / (fan in + fan out)), bias 0."""
+    assert isinstance(conv, nn.Conv2d)
+    area = conv.kernel_size[0] * conv.kernel_size[1]
+    fans = area * (conv.in_channels // conv.groups) + area * conv.out_channels
+    nn.init.trunc_normal_(conv.weight, std=gain * (2 / fans) ** 0.5)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+class MFM(nn.Module):
+    """Multi-scale fusion: two maps, mixed channel by channel with weights that sum to 1.
+
+    >>> ones = torch.ones(1, 24, 2, 2)
+    >>> torch.testing.assert_close(MFM(24)(ones, ones), ones)
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 8, 4)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 2 * channels, 1, bias=False),
+        )
+
+    def forward(self, a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        (mean,) = over_picture(lambda: (_mean(a + b),))
+        weights: Tensor = self.mlp(mean)
+        first, second = torch.stack(weights.chunk(2, dim=1)).softmax(dim=0)  # b c 1 1 each
+        mixed: Tensor = first * a + second * b
+        return mixed
+
+
+class MSAAM(nn.Module):
+    """Multi-scale aggregation: three maps, one scalar weight each, to maps at half and at a quarter of the size.
+
+    Args:
+        channels: of the maps at full, half and a quarter of the size.
+        hidden: of the layer that weighs the scales.
+    """
+
+    def __init__(self, channels: tuple[int, int, int], hidden: int = 128) -> None:
+        super().__init__()
+        total = sum(channels)
+        self.weigh = nn.Sequential(nn.Conv2d(total, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, 3, 1))
+        self.to_half = nn.Conv2d(total, channels[1], 3, stride=2, padding=1)
+        self.to_quarter = nn.Conv2d(total, channels[2], 5, stride=4, padding=1)
+
+    def forward(
+        self,
+        e1: Float[Tensor, "b c1 h w"],
+        e2: Float[Tensor, "b c2 h//2 w//2"],
+        e3: Float[Tensor, "b c3 h//4 w//4"],
+    ) -> tuple[Float[Tensor, "b c2 h//2 w//2"], Float[Tensor, "b c3 h//4 w//4"]]:
+        (means,) = over_picture(lambda: (torch.cat([_mean(e) for e in (e1, e2, e3)], dim=1),))
+        a1, a2, a3 = self.weigh(means).split(1, dim=1)
+        together = torch.cat(
+            (
+                e1 * a1,
+                F.interpolate(e2 * a2, scale_factor=2, mode="nearest"),
+                F.interpolate(e3 * a3, scale_factor=4, mode="nearest"),
+            ),
+            dim=1,
+        )
+        return _instance_norm(self.to_half(together)).relu(), _instance_norm(self.to_quarter(together)).relu()
+
+
+def _mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+    return x.mean(dim=(2, 3), keepdim=True)
+
+
+def _instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tensor, "b c h w"]:
+    """Each channel of each picture to mean 0 and variance 1, by its own statistics also when evaluating."""
+    variance, mean = over_picture(lambda: torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0))
+    return (x - mean) * (variance + eps).rsqrt()
+
+
+class DRDB(nn.Module):
+    """Dilated residual dense block: five 3x3 convolutions that each see all maps before them.
+
+    Args:
+        channels: in and out. growth: new channels of each convolution.
+
+    >>> DRDB(3)(torch.rand(1, 3, 5, 4)).shape
+    torch.Size([1, 3, 5, 4])
+    """
+
+    def __init__(self, channels: int, growth: int = 32) -> None:
+        super().__init__()
+        self.dense = nn.ModuleList(
+            nn.Conv2d(channels + i * growth, growth, 3, padding=2, dilation=2) for i in range(5)
+        )
+        self.mix = nn.Conv2d(channels + 5 * growth, channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        maps = x
+        for conv in self.dense:
+            maps = torch.cat((maps, F.relu(conv(maps))), dim=1)
+        return x + F.relu(self.mix(maps))
+
+
+class DepthNetwork(nn.Module):
+    """Depth from a picture: dense blocks down to a sixteenth of the size and up again, without skips.
+
+    In training it learns disparity (large is near); its output has no activation.
+
+    Args:
+        channels: after each of the four steps down.
+        growth: of the dense blocks.
+        reduce: look at the picture reduced by this factor, and enlarge the result (ours; 1 as published).
+    """
+
+    def __init__(
+        self, *, channels: tuple[int, int, int, int] = (24, 48, 96, 128), growth: int = 32, reduce: int = 1
+    ) -> None:
+        super().__init__()
+        self.reduce = reduce
+        c = (3, *channels)
+        steps = list(pairwise(c))
+        self.encoder = nn.ModuleList(DRDB(n, growth) for n in c[:-1])
+        self.downs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in steps)
+        self.decoder = nn.ModuleList(DRDB(n, growth) for n in c[:0:-1])
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(o, i, 4, stride=2, padding=1) for i, o in reversed(steps))
+        self.final = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h2 w2"]:
+        """A picture in [-1, 1] to its disparity, both sides rounded up to a multiple of 16 * reduce."""
+        if self.reduce > 1:
+            x = F.avg_pool2d(pad_to_multiple(x, self.reduce), self.reduce)
+        for dense, down in zip(self.encoder, self.downs, strict=True):
+            x = down(dense(x))
+        for dense, up in zip(self.decoder, self.ups, strict=True):
+            x = up(dense(x))
+        depth: Tensor = self.final(x)
+        if self.reduce > 1:
+            depth = F.interpolate(depth, scale_factor=self.reduce, mode="bilinear")
+        return depth
+
+
+class DoubleConv(nn.Sequential):
+    """Twice: 3x3 convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        )
+
+
+class UNet(nn.Module):
+    """The feature extractor beside the encoder: a U-Net whose last three decoder maps are its result.
+
+    Args:
+        width: channels at full size; they double with each of the first three steps down.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        w = width
+        self.entry = DoubleConv(3, w)
+        self.downs = nn.ModuleList(
+            DoubleConv(i, o) for i, o in ((w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w), (8 * w, 8 * w))
+        )
+        self.ups = nn.ModuleList(
+            DoubleConv(i, o) for i, o in ((16 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, w))
+        )
+        self.exit = nn.Conv2d(w, 3, 1)
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b c1 h4 w4"], Float[Tensor, "b c2 h2 w2"], Float[Tensor, "b 3 h w"]]:
+        """Maps at a quarter (2 width), half (width) and full size (3 channels)."""
+        maps: list[Tensor] = [self.entry(x)]
+        for down in self.downs:
+            maps.append(down(F.max_pool2d(maps[-1], 2)))
+        y = maps.pop()
+        results: list[Tensor] = []
+        for up in self.ups:
+            y = up(_join(y, maps.pop()))
+            results.append(y)
+        return results[1], results[2], self.exit(y)
+
+
+def _join(small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c2 h2 w2"]) -> Float[Tensor, "b c3 h2 w2"]:
+    """The skip, then the small map enlarged twice and padded with zeros to the skip's size."""
+    large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=True)
+    rows, columns = skip.shape[-2] - large.shape[-2], skip.shape[-1] - large.shape[-1]
+    large = F.pad(large, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+    return torch.cat((skip, large), dim=1)
+
+
+class Features(NamedTuple):
+    """Projected U-Net features at a quarter, half and full size of the working grid; they are not cropped."""
+
+    quarter: Tensor
+    half: Tensor
+    full: Tensor
+
+
+class Dehazed(NamedTuple):
+    """What DCMPNet makes of a hazy picture."""
+
+    clear: Float[Tensor, "b 3 h w"]
+    """Dehazed, RGB, nominally in [0, 1], not clamped."""
+    depth: Float[Tensor, "b 1 h w"] | None
+    """Relative disparity (large is near) that the depth network sees in `clear`; None without that network."""
+    inner_depth: Float[Tensor, "b 1 h w"] | None
+    """What the depth branch inside makes of the hazy picture; None without that branch."""
+    features: Features
+
+
+class DehazingNetwork(nn.Module):
+    """The dehazing network, in the paper's own range [-1, 1]. `DCMPNet` documents the arguments."""
+
+    def __init__(
+        self,
+        *,
+        widths: tuple[int, int, int, int, int],
+        depths: tuple[int, int, int, int, int],
+        attention: tuple[int, int, int, int, int],
+        heads: tuple[int, int, int, int, int],
+        ratios: tuple[float, float, float, float, float],
+        window: int,
+        unet_width: int,
+        depth_channels: tuple[int, int, int, int],
+        growth: int,
+        patch_size: int,
+        reconstruction: Literal["residual", "soft"],
+        legm_attention: bool,
+        mfm: bool,
+        msaam: bool,
+        depth_branch: bool,
+        decoder_entry: Literal["m2", "e3"],
+    ) -> None:
+        super().__init__()
+        if widths[0] != widths[4] or widths[1] != widths[3]:
+            raise ValueError(f"widths={widths}: the last two must mirror the first two, for the skips")
+        self.patch_size, self.reconstruction, self.decoder_entry = patch_size, reconstruction, decoder_entry
+        w1, w2, w3 = widths[:3]
+        gain = (8 * sum(depths)) ** -0.25
+
+        def legm(i: int) -> LEGM:
+            return LEGM(
+                widths[i],
+                depth=depths[i],
+                attention=attention[i] if legm_attention else 0,
+                heads=heads[i],
+                ratio=ratios[i],
+                window=window,
+                gain=gain,
+            )
+
+        self.unet = UNet(unet_width)
+        self.project1 = nn.Conv2d(2 * unet_width, w3, 1)
+        self.project2 = nn.Conv2d(unet_width, w2, 1)
+        self.project3 = nn.Conv2d(3, w1, 1)
+        self.depth_branch = DepthNetwork(channels=depth_channels, growth=growth) if depth_branch else None
+        self.depth_dense = DRDB(1, growth) if depth_branch else None
+        p = patch_size
+        self.patch_embed = nn.Conv2d(3, w1, p + 2, stride=p, padding=1, padding_mode="reflect")
+        self.mix1 = nn.Conv2d(2 * w1 + depth_branch, w1, 1)
+        self.legm1 = legm(0)
+        self.merge1 = nn.Conv2d(w1, w2, 2, stride=2)
+        self.mix2 = nn.Conv2d(2 * w2, w2, 1)
+        self.legm2 = legm(1)
+        self.merge2 = nn.Conv2d(w2, w3, 2, stride=2)
+        self.mix3 = nn.Conv2d(2 * w3, w3, 1)
+        self.legm3 = legm(2)
+        self.msaam = MSAAM((w1, w2, w3)) if msaam else None
+        self.mix_d1 = nn.Conv2d(w3 * (1 + msaam), w3, 1)
+        self.split1 = nn.Conv2d(w3, 4 * w2, 1)
+        self.skip2 = nn.Conv2d(w2, w2, 1)
+        self.mfm1 = MFM(w2) if mfm else None
+        self.mix4 = nn.Conv2d(2 * w2, w2, 1)
+        self.legm4 = legm(3)
+        self.mix_d2 = nn.Conv2d(w2 * (1 + msaam), w2, 1)
+        self.split2 = nn.Conv2d(w2, 4 * w1, 1)
+        self.skip1 = nn.Conv2d(w1, w1, 1)
+        self.mfm2 = MFM(w1) if mfm else None
+        self.mix5 = nn.Conv2d(2 * w1, w1, 1)
+        self.legm5 = legm(4)
+        out = (6 if reconstruction == "soft" else 3) * p * p
+        self.patch_unembed = nn.Conv2d(w1, out, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, hazy: Float[Tensor, "b 3 h w"]) -> Dehazed:
+        """A hazy picture in [-1, 1] to the dehazed one in [-1, 1]; depth is left to the depth network."""
+        height, width = hazy.shape[-2:]
+        p = self.patch_size
+        x0 = pad_to_multiple(pad_to_least(hazy, SMALLEST * p), 4 * p)
+        grid = F.avg_pool2d(x0, p) if p > 1 else x0
+        u1, u2, u3 = self.unet(grid)
+        d1, d2, d3 = self.project1(u1), self.project2(u2), self.project3(u3)
+        start = [self.patch_embed(x0), d3]
+        depth: Tensor | None = None
+        if self.depth_branch is not None and self.depth_dense is not None:
+            depth = self.depth_branch(grid)[..., : grid.shape[-2], : grid.shape[-1]]
+            start.append(self.depth_dense(depth))
+        e1 = self.legm1(self.mix1(torch.cat(start, dim=1)))
+        e2 = self.legm2(self.mix2(torch.cat((self.merge1(e1), d2), dim=1)))
+        m2: Tensor = self.merge2(e2)
+        e3 = self.legm3(self.mix3(torch.cat((m2, d1), dim=1)))
+        # The released network enters its decoder with m2: the deepest stage gets there through MSAAM alone.
+        deepest = m2 if self.decoder_entry == "m2" else e3
+        half, quarter = self.msaam(e1, e2, e3) if self.msaam is not None else (None, None)
+        y = F.pixel_shuffle(self.split1(self.mix_d1(_cat(quarter, deepest))), 2)
+        y = _fused(self.mfm1, y, self.skip2(e2))
+        y = self.legm4(self.mix4(torch.cat((y, d2), dim=1)))
+        y = F.pixel_shuffle(self.split2(self.mix_d2(_cat(half, y))), 2)
+        y = _fused(self.mfm2, y, self.skip1(e1))
+        y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
+        r = F.pixel_shuffle(self.patch_unembed(y), p).to(x0.dtype)
+        if self.reconstruction == "soft":
+            gain, offset = r.chunk(2, dim=1)
+            out = gain * x0 + offset + x0
+        else:
+            out = r + x0
+        if depth is not None and p > 1:
+            depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
+        return Dehazed(
+            clear=out[..., :height, :width],
+            depth=None,
+            inner_depth=None if depth is None else depth[..., :height, :width],
+            features=Features(d1, d2, d3),
+        )
+
+
+def _cat(first: Tensor | None, second: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
+    return second if first is None else torch.cat((first, second), dim=1)
+
+
+def _fused(
+    mfm: MFM | None, y: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
+    """The decoder's map added to its fusion with the skip; without MFM to the skip itself."""
+    return y + (skip if mfm is None else mfm(y, skip))
+
+
+def pad_to_least(x: Float[Tensor, "b c h w"], least: int) -> Float[Tensor, "b c h2 w2"]:
+    """Continue the last row and column until no side is shorter than `least`."""
+    bottom, right = max(0, least - x.shape[-2]), max(0, least - x.shape[-1])
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+class DCMPNet(nn.Module):
+    """The dehazing network and the depth network that is trained beside it.
+
+    Args:
+        widths: channels of the five LEGM stages. depths: their blocks. attention: how many of these, from the
+            last, have attention. heads: of the attention. ratios: of the MLPs. window: side of a window.
+        unet_width: channels of the U-Net at full size.
+        depth_channels, growth: of both depth networks, the branch inside and the one on the dehazed picture.
+        patch_size: work on a grid reduced by this factor (ours; 1 in the paper).
+        reconstruction: "residual", y = x + r (paper); "soft", y = x + K x + B with K and B from the network, the
+            form of the scattering model solved for the clear picture (ours, after DehazeFormer).
+        legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
+        decoder_entry: "m2" as released, or "e3", the deepest stage itself.
+    """
+
+    multiple_of: int
+
+    def __init__(
+        self,
+        *,
+        widths: tuple[int, int, int, int, int],
+        depths: tuple[int, int, int, int, int],
+        attention: tuple[int, int, int, int, int],
+        heads: tuple[int, int, int, int, int],
+        ratios: tuple[float, float, float, float, float],
+        window: int = 8,
+        unet_width: int,
+        depth_channels: tuple[int, int, int, int],
+        growth: int,
+        patch_size: int = 1,
+        reconstruction: Literal["residual", "soft"] = "residual",
+        legm_attention: bool = True,
+        mfm: bool = True,
+        msaam: bool = True,
+        depth_branch: bool = True,
+        depth_network: bool = True,
+        decoder_entry: Literal["m2", "e3"] = "m2",
+    ) -> None:
+        super().__init__()
+        self.multiple_of = 4 * patch_size
+        self.dehazing = DehazingNetwork(
+            widths=widths,
+            depths=depths,
+            attention=attention,
+            heads=heads,
+            ratios=ratios,
+            window=window,
+            unet_width=unet_width,
+            depth_channels=depth_channels,
+            growth=growth,
+            patch_size=patch_size,
+            reconstruction=reconstruction,
+            legm_attention=legm_attention,
+            mfm=mfm,
+            msaam=msaam,
+            depth_branch=depth_branch,
+            decoder_entry=decoder_entry,
+        )
+        self.depth_network = (
+            DepthNetwork(channels=depth_channels, growth=growth, reduce=patch_size) if depth_network else None
+        )
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Dehazed:
+        """A hazy RGB picture in [0, 1], any size, to the dehazed one and its depth."""
+        found: Dehazed = self.dehazing(2 * x - 1)
+        clear = found.clear * 0.5 + 0.5
+        return found._replace(clear=clear, depth=self.depth(clear))
+
+    def clear(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The dehazed picture alone, without the cost of its depth."""
+        found: Dehazed = self.dehazing(2 * x - 1)
+        return found.clear * 0.5 + 0.5
+
+    def depth(self, clear: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"] | None:
+        """Disparity of a clear (or dehazed) picture in [0, 1]; None without a depth network."""
+        if self.depth_network is None:
+            return None
+        disparity: Tensor = self.depth_network(2 * clear - 1)
+        return disparity[..., : clear.shape[-2], : clear.shape[-1]]
+
+
+# Variants --------------------------------------------------------------------------------------------------------
+
+
+dcmpnet = partial(
+    DCMPNet,
+    widths=(24, 48, 96, 48, 24),
+    depths=(8, 8, 8, 4, 4),
+    attention=(2, 4, 6, 0, 0),
+    heads=(2, 4, 6, 1, 1),
+    ratios=(2.0, 4.0, 4.0, 2.0, 2.0),
+    unet_width=64,
+    depth_channels=(24, 48, 96, 128),
+    growth=32,
+)
+"""As released (17.3 M parameters, and 2.0 M of the depth network)."""
+
+dcmpnet_small = partial(
+    DCMPNet,
+    widths=(24, 48, 64, 48, 24),
+    depths=(2, 4, 6, 2, 2),
+    attention=(1, 2, 4, 0, 0),
+    heads=(2, 4, 4, 1, 1),
+    ratios=(2.0, 2.0, 3.0, 2.0, 2.0),
+    unet_width=16,
+    depth_channels=(24, 48, 64, 96),
+    growth=12,
+    patch_size=4,
+    reconstruction="soft",
+    decoder_entry="e3",
+)
+"""Ours, for a CPU: works at a quarter of the size, so that it sees much of a picture at little cost."""
+
+
+# Published names -------------------------------------------------------------------------------------------------
+
+DEAD = ("conv11.", "conv22.", "conv_fu.", "ccc.", "fuse_conv1.")
+"""In published files, without influence on any output."""
+
+_NAMES: Sequence[tuple[str, str]] = (
+    (r"^patch_(merge|split)(\d)\.proj(\.0)?", r"\1\2"),
+    (r"^patch_(un)?embed\.proj(\.0)?", r"patch_\1embed"),
+    (r"\.norm1\.meta1", ".norm.rescale"),
+    (r"\.norm1\.meta2", ".norm.rebias"),
+    (r"\.norm1\.", ".norm."),
+    (r"\.attn\.attn\.meta", ".attention.position_bias.mlp"),
+    (r"\.attn\.conv", ".local"),
+    (r"\.attn\.V", ".value"),
+    (r"\.attn\.QK", ".query_key"),
+    (r"\.attn\.proj", ".proj"),
+    (r"\.mlp\.mlp", ".mlp"),
+    (r"^conv(\d)\.", r"mix\1."),
+    (r"^conv_d(\d)\.", r"mix_d\1."),
+    (r"^d(\d)_conv", r"project\1"),
+    (r"^ca\.", "msaam.weigh."),
+    (r"^fuse_conv2\.0", "msaam.to_half"),
+    (r"^fuse_conv3\.0", "msaam.to_quarter"),
+    (r"^Unet1\.inc\.conv", "unet.entry"),
+    (r"^Unet1\.outc", "unet.exit"),
+    (r"^drdb\.", "depth_dense."),
+)
+
+
+def published_dcmpnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published dehazing checkpoint (names as they are, or under `dehaze_net.`) and, where it is there too, the
+    depth network (under `depth_net.`), by our names.
+
+    Raises:
+        WeightsError: for the depth network alone, and for the variant of before July 2024, whose code could not run.
+    """
+    depth = {k.removeprefix("depth_net."): v for k, v in state.items() if k.startswith("depth_net.")}
+    rest = {k.removeprefix("dehaze_net."): v for k, v in state.items() if not k.startswith("depth_net.")}
+    if "final_conv.weight" in rest or (depth and not rest):
+        raise WeightsError(
+            "this is DCMPNet's depth network alone; give the dehazing file with it: "
+            "from_published('dcmpnet', {**dehazing_file, **depth_file})"
+        )
+    mixer = rest.get("conv2.weight")
+    if mixer is not None and mixer.ndim == 4 and mixer.shape[1] % 2:
+        raise WeightsError(
+            f"conv2.weight of this checkpoint takes {mixer.shape[1]} channels: it is DCMPNet's variant of before July "
+            "2024, which is incompatible (its own code could not run); expected 96 channels"
+        )
+    ours = {
+        f"dehazing.{_our_name(k)}": v
+        for k, v in rest.items()
+        if not k.startswith(DEAD) and not k.endswith("relative_positions")
+    }
+    return ours | {f"depth_network.{_depth_name(k)}": v for k, v in depth.items()}
+
+
+def published_parts(state: dict[str, Tensor]) -> dict[str, bool]:
+    """Constructor arguments that a mapped checkpoint asks for: the dehazing file alone has no depth network."""
+    return {"depth_network": any(k.startswith("depth_network.") for k in state)}
+
+
+def _our_name(name: str) -> str:
+    if name.startswith("dpn."):
+        return "depth_branch." + _depth_name(name.removeprefix("dpn."))
+    for pattern, ours in _NAMES:
+        name = re.sub(pattern, ours, name)
+    name = re.sub(r"^Unet1\.down(\d)\.mpconv\.1\.conv", lambda m: f"unet.downs.{int(m[1]) - 1}", name)
+    name = re.sub(r"^Unet1\.up(\d)\.conv\.conv", lambda m: f"unet.ups.{int(m[1]) - 1}", name)
+    return _dense_name(name)
+
+
+def _depth_name(name: str) -> str:
+    layer = re.match(r"DRDB_layer(\d)\.", name)
+    if layer:
+        number = int(layer[1]) - 1
+        name = f"{'encoder' if number < 4 else 'decoder'}.{number % 4}." + name[layer.end() :]
+    else:
+        name = re.sub(r"^conv(\d)", lambda m: f"downs.{int(m[1]) - 1}", name)
+        name = re.sub(r"^up(\d)", lambda m: f"ups.{int(m[1]) - 1}", name)
+        name = name.replace("final_conv", "final")
+    return _dense_name(name)
+
+
+def _dense_name(name: str) -> str:
+    """Names inside a DRDB."""
+    if name.startswith(("encoder.", "decoder.", "depth_dense.")):
+        name = re.sub(r"Dcov(\d)", lambda m: f"dense.{int(m[1]) - 1}", name)
+        name = re.sub(r"\.conv\.", ".mix.", name)
+    return name

@@ -1,0 +1,184 @@
+"""Training of DCMPNet: the dehazing network and the depth network, each weighted by the other's errors.
+
+The paper's scheme alternates: the depth network learns from the dehazed picture as it is, then the dehazing network
+learns with the depth network held still. The readings of the released code take one step for both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairweather.data.patches import Clear, Pairs, Scenes
+from fairweather.errors import UsageError
+from fairweather.losses.contrastive import ContrastiveLoss, Projections
+from fairweather.losses.difference_perception import (
+    READINGS,
+    mean_over,
+    paper_dehazing_loss,
+    paper_depth_loss,
+)
+from fairweather.losses.pixel import l1_loss
+from fairweather.losses.vgg import load_vgg
+from fairweather.models.dcmpnet import DCMPNet, Dehazed
+from fairweather.training.config import TrainConfig, TwoTasks
+from fairweather.training.restoration import Restoration, optimizer
+
+
+class TwoTaskTraining(Restoration):
+    """Both networks of a DCMPNet, each with its own optimiser. Pictures are in [-1, 1] here, as in the paper."""
+
+    def __init__(self, net: nn.Module, config: TrainConfig) -> None:
+        tasks = config.two_tasks
+        if not isinstance(net, DCMPNet) or tasks is None:
+            raise UsageError(f"two_tasks is for DCMPNet; model={config.model} has no second task")
+        if net.depth_network is None and tasks.scheme != "alone":
+            raise UsageError(
+                f"two_tasks.scheme={tasks.scheme} needs a depth network and model_args leaves it out; use alone"
+            )
+        super().__init__(net, config)
+        self.automatic_optimization = False
+        self.tasks = tasks
+        # In a tuple, so that VGG is no part of the module and of its checkpoints.
+        self.contrast = (contrastive_loss(tasks),) if tasks.contrastive else ()
+
+    def training_step(self, batch: Sequence[Tensor], _: int) -> None:  # type: ignore[override]
+        degraded, target, disparity = batch
+        hazy, clear = (2 * x.contiguous(memory_format=torch.channels_last) - 1 for x in (degraded, target))
+        found: Dehazed = self.net.dehazing(hazy)
+        dehazed = found.clear.float()
+        added = self._added(found, dehazed, clear, hazy, disparity)
+        if self.tasks.scheme == "alone":
+            loss = l1_loss(dehazed, clear)
+            self._descend(loss + added)
+        elif self.tasks.scheme == "paper":
+            loss = self._alternate(dehazed, clear, disparity, added)
+        else:
+            loss = self._together(dehazed, clear, disparity, added)
+        self.note("train/loss", loss)
+        self.average.update_parameters(self.net)
+        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
+            schedule.step()
+
+    def _alternate(self, dehazed: Tensor, clear: Tensor, disparity: Tensor, added: Tensor) -> Tensor:
+        """The paper's scheme: first a step of the depth network, then one of the dehazing network."""
+        known, how, consistency = disparity > 0, self.tasks.weighting, self.tasks.consistency
+        predicted = self._depth(dehazed.detach())
+        loss = paper_depth_loss(dehazed, clear, predicted, disparity, known=known, weighting=how).total
+        self._descend(loss, depth=True, dehazing=False)
+        self.note("train/depth", loss)
+        self.net.depth_network.requires_grad_(False)
+        with torch.set_grad_enabled(consistency > 0):
+            predicted = self._depth(dehazed)
+        loss = paper_dehazing_loss(
+            dehazed, clear, predicted, disparity, known=known, weighting=how, consistency=consistency
+        ).total
+        self._descend(loss + added)
+        self.net.depth_network.requires_grad_(True)
+        return loss
+
+    def _together(self, dehazed: Tensor, clear: Tensor, disparity: Tensor, added: Tensor) -> Tensor:
+        """The released code's schemes: one step of both networks down the sum of their losses."""
+        reading = READINGS[self.tasks.scheme]
+        predicted = self._depth(dehazed)
+        # These readings know no gaps: where depth is unknown, the prediction counts as right.
+        teacher = torch.where(disparity > 0, disparity, predicted.detach())
+        loss = reading.dehazing(dehazed, clear, predicted, teacher).total
+        loss_of_depth = reading.depth(dehazed, clear, predicted, teacher).total
+        self._descend(loss + loss_of_depth + added, depth=True)
+        self.note("train/depth", loss_of_depth)
+        return loss
+
+    def _depth(self, dehazed: Tensor) -> Tensor:
+        """The depth network's view, cropped to the picture."""
+        depth: Tensor = self.net.depth_network(dehazed)
+        return depth[..., : dehazed.shape[-2], : dehazed.shape[-1]].float()
+
+    def _added(
+        self, found: Dehazed, dehazed: Tensor, clear: Tensor, hazy: Tensor, disparity: Tensor
+    ) -> Tensor:
+        """The contrastive term, and the supervision of the depth branch inside."""
+        added = dehazed.new_zeros(())
+        if self.contrast:
+            contrast = self.contrast[0].to(self.device)(dehazed, clear, hazy)
+            self.note("train/contrast", contrast)
+            added = added + self.tasks.contrastive * contrast
+        if self.tasks.inner_depth and found.inner_depth is not None:
+            apart = mean_over(found.inner_depth.float() - disparity, disparity > 0)
+            added = added + self.tasks.inner_depth * apart
+        return added
+
+    def _descend(self, loss: Tensor, *, dehazing: bool = True, depth: bool = False) -> None:
+        """One step of one or both networks down a loss."""
+        of_dehazing, of_depth = self.optimizers()  # type: ignore[misc]
+        # Lightning counts the dehazing network's steps alone, so that a step of the run is one batch.
+        chosen = [of_dehazing] * dehazing + [of_depth.optimizer] * depth
+        for one in chosen:
+            one.zero_grad()
+        self.manual_backward(loss)
+        for one in chosen:
+            if self.config.clip_norm:
+                nn.utils.clip_grad_norm_(one.param_groups[0]["params"], self.config.clip_norm)
+            one.step()
+
+    def configure_optimizers(self) -> Any:
+        of_depth = self.net.depth_network or nn.Linear(1, 1)
+        return [optimizer(net, self.config) for net in (self.net.dehazing, of_depth)]
+
+
+def contrastive_loss(tasks: TwoTasks) -> ContrastiveLoss:
+    """The contrastive loss that a scheme asks for; its heavy features are frozen and in no checkpoint."""
+    projections = None if tasks.scheme in ("paper", "alone") else Projections()
+    return ContrastiveLoss(load_vgg("vgg19", weights=tasks.vgg), projections=projections)
+
+
+# Recipes ---------------------------------------------------------------------------------------------------------
+
+_O_HAZE, _I_HAZE, _NH_HAZE = Path("o_haze"), Path("i_haze"), Path("nh_haze")
+_RGBD, _BSDS, _DIV2K = Path("rgbd"), Path("bsds500"), Path("div2k_crops")
+# Held back for validation: the last pairs of each real set, and five scenes whole (some have several views).
+_O_HELD, _I_HELD, _NH_HELD = ((21, 24),), ((12, 13),), ((12, 13),)
+_SCENES_HELD = ((22, 22), (29, 30), (64, 66))
+
+
+def dcmpnet_small() -> TrainConfig:
+    """Our size, by the paper's two-task scheme: real haze, haze by true depth, haze by random transmission, no haze.
+
+    Random transmission keeps a network that sees few scenes from learning their depth instead of haze. Small factors
+    of zoom show it whole rooms.
+    """
+    return TrainConfig(
+        recipe="dcmpnet_small",
+        model="dcmpnet_small",
+        task="dehaze",
+        two_tasks=TwoTasks(inner_depth=0.1),
+        sources=(
+            Scenes(path=_RGBD, split="train", drop=_SCENES_HELD, weight=0.28),
+            Pairs(path=_O_HAZE, split="train", drop=_O_HELD, weight=0.12),
+            Pairs(path=_I_HAZE, split="train", drop=_I_HELD, weight=0.08),
+            Pairs(path=_NH_HAZE, split="train", drop=_NH_HELD, weight=0.10),
+            Clear(path=_BSDS / "train", degradation="haze", weight=0.11),
+            Clear(path=_BSDS / "test", degradation="haze", weight=0.17),
+            Clear(path=_I_HAZE / "train/clear", degradation="haze", drop=_I_HELD, weight=0.04),
+            Clear(path=_RGBD / "train/rgb", degradation="haze", drop=_SCENES_HELD, weight=0.02),
+            Clear(path=_DIV2K, degradation="haze", weight=0.03),
+            Clear(path=_BSDS / "test", degradation="none", weight=0.05),
+        ),
+        validation=(
+            Pairs(path=_O_HAZE, split="train", keep=_O_HELD),
+            Pairs(path=_I_HAZE, split="train", keep=_I_HELD),
+            Pairs(path=_NH_HAZE, split="train", keep=_NH_HELD),
+            Scenes(path=_RGBD, split="train", ranges="its", keep=_SCENES_HELD),
+            Clear(path=_BSDS / "val", degradation="haze", keep=((0, 5),)),
+        ),
+        patch=256,
+        zoom=(0.35, 1.0),
+        learning_rate=8e-4,
+        steps=3300,
+        validate_every=250,
+        checkpoint_every=125,
+    )
