@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -27,14 +28,15 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from fairweather import images, weights
 from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, unknown_name
 from fairweather.images import Picture
-from fairweather.models import MODELS, choose_weights, create_model, from_file
-from fairweather.models.layers import pad_to_multiple
+from fairweather.models import MODELS, choose_weights, create_model, from_file, restored
+from fairweather.models.dcmpnet import DCMPNet
+from fairweather.models.layers import Statistics, pad_to_multiple, record, reduced, replay
 from fairweather.runtime import available_memory
-from fairweather.tiling import OVERLAP, SMALLEST, run_tiled
+from fairweather.tiling import SMALLEST, run_tiled
 
 log = logging.getLogger(__name__)
 
-TASKS: dict[str, str] = {"derain": "nafnet_small", "denoise": "nafnet_small"}
+TASKS: dict[str, str] = {"dehaze": "dcmpnet_small", "derain": "nafnet_small", "denoise": "nafnet_small"}
 """The model that each task uses unless another is named."""
 
 PAST: dict[str, str] = {
@@ -56,7 +58,8 @@ class Result:
     image: Image
     """Of the kind that went in, same size: bytes for bytes, an array for an array; a PIL image for a path."""
     depth: Tensor | None = None
-    """Relative depth (1, h, w), from networks that estimate it; None from the others."""
+    """Relative disparity (1, h, w) of the restored picture, large is near, from networks that estimate depth; None
+    from the others."""
     picture: Picture | None = field(default=None, repr=False)
     """Pixels with the file's metadata, for `save`; None for a batch of tensors."""
     model: str
@@ -118,9 +121,11 @@ class Restorer:
             done = [self.restore(x, strength=strength, tile=tile, progress=progress) for x in image]
             if not done:
                 raise UsageError("the batch is empty: expected a tensor of at least one picture")
+            depths = [r.depth for r in done if r.depth is not None]
             return dataclasses.replace(
                 done[0],
                 image=torch.stack([r.image for r in done]),
+                depth=torch.stack(depths) if depths else None,
                 picture=None,
                 tiles=sum(r.tiles for r in done),
                 seconds=sum(r.seconds for r in done),
@@ -128,12 +133,17 @@ class Restorer:
             )
         picture = _to_picture(image)
         start = time.perf_counter()
-        pixels, tiles, warnings = self._run(picture.pixels, strength, tile, progress)
+        pixels, tiles, warnings = self._run(picture.pixels, tile, progress)
+        depth = self._depth(pixels)
+        if strength != 1:
+            pixels.mul_(strength).add_(picture.pixels, alpha=1 - strength)
+        pixels.clamp_(0, 1)
         seconds = time.perf_counter() - start
-        restored = dataclasses.replace(picture, pixels=pixels)
+        after = dataclasses.replace(picture, pixels=pixels)
         return Result(
-            image=_like(image, restored),
-            picture=restored,
+            image=_like(image, after),
+            depth=depth,
+            picture=after,
             model=self.model,
             task=self.task,
             weights_sha256=self.sha256,
@@ -147,11 +157,11 @@ class Restorer:
     def _run(
         self,
         pixels: Float[Tensor, "3 h w"],
-        strength: float,
         tile: int | Literal["auto"],
         progress: Callable[[int, int], None] | None,
     ) -> tuple[Float[Tensor, "3 h w"], int, list[str]]:
         """Restored pixels, number of tiles, warnings. Out of memory means smaller tiles, then a clear error."""
+        info = MODELS[self.model]
         size = tile if tile != "auto" else self._auto_tile()
         warnings: list[str] = []
         count = 1
@@ -164,11 +174,13 @@ class Restorer:
 
         while True:
             try:
-                restored = run_tiled(
-                    partial(self._network, warnings=warnings),
+                align = info.align if size >= 4 * info.overlap + info.align else 1
+                result = run_tiled(
+                    partial(self._network, warnings=warnings, statistics=self._statistics(pixels, size)),
                     pixels,
                     tile=size,
-                    overlap=OVERLAP,
+                    overlap=min(info.overlap, size // 4),
+                    align=align,
                     progress=note,
                 )
                 break
@@ -183,12 +195,32 @@ class Restorer:
                 size = max(SMALLEST, min(size, max(pixels.shape[-2:])) // 2)
                 warnings.append(f"not enough memory; went on with tiles of {size} pixels")
                 log.warning(warnings[-1])
-        if strength != 1:
-            restored.mul_(strength).add_(pixels, alpha=1 - strength)
-        return restored.clamp_(0, 1), count, warnings
+        return result, count, warnings
+
+    def _statistics(self, pixels: Float[Tensor, "3 h w"], tile: int) -> Statistics | None:
+        """What the network takes over the whole picture, from a reduced copy; None where the picture is one tile."""
+        longest = max(pixels.shape[-2:])
+        if longest <= tile or MODELS[self.model].tiling != "consistent":
+            return None
+        with record() as statistics:
+            self._network(reduced(pixels[None], tile), [])
+        return statistics
 
     @torch.inference_mode()
-    def _network(self, x: Float[Tensor, "b 3 h w"], warnings: list[str]) -> Float[Tensor, "b 3 h w"]:
+    def _depth(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"] | None:
+        """The disparity that the network sees in a restored picture, found in a reduced copy."""
+        if not isinstance(self.net, DCMPNet):
+            return None
+        small = reduced(pixels[None].clamp(0, 1), DEPTH_SIDE).to(self.device)
+        disparity = self.net.depth(small)
+        if disparity is None:
+            return None
+        return F.interpolate(disparity.float().cpu(), size=pixels.shape[-2:], mode="bilinear")[0]
+
+    @torch.inference_mode()
+    def _network(
+        self, x: Float[Tensor, "b 3 h w"], warnings: list[str], statistics: Statistics | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """One tile through the network, padded by reflection to what it works on."""
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x.to(self.device), MODELS[self.model].multiple_of)
@@ -196,18 +228,26 @@ class Restorer:
         with torch.autocast(
             torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
-            y: Tensor = self.net(padded)
+            y = self._forward(padded, statistics)
         if self.precision == "bf16" and not y.isfinite().all():
             said = "bf16 gave a value that is not finite; computed again in fp32"
             if said not in warnings:
                 warnings.append(said)
                 log.warning(said)
-            y = self.net(padded)
+            y = self._forward(padded, statistics)
         if not y.isfinite().all():
             raise FairweatherError(
                 f"{self.model} gave a value that is not finite for this picture; report it"
             )
         return y[..., :height, :width].float().cpu()
+
+    def _forward(
+        self, x: Float[Tensor, "b 3 h w"], statistics: Statistics | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        if statistics is None:
+            return restored(self.net, x)
+        with replay(statistics):
+            return restored(self.net, x)
 
     def _auto_tile(self) -> int:
         """The largest tile that takes at most half of the free memory."""
@@ -220,6 +260,8 @@ class Restorer:
 
 LARGEST_TILE = 1024
 """Beyond it a tile is no faster on a CPU, only larger."""
+DEPTH_SIDE = 512
+"""Longest side of the copy that depth is found in: depth needs the whole scene more than its details."""
 
 
 def load(

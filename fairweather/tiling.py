@@ -19,18 +19,24 @@ SMALLEST = 128
 """The least side of a tile: below it most of the work would be overlap."""
 
 
-def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Cut `length` pixels into even spans (first, end) of at most `tile`; neighbours share 2 * overlap pixels.
+def spans(length: int, tile: int, overlap: int, align: int = 1) -> list[tuple[int, int]]:
+    """Cut `length` pixels into even spans (first, end) of at most `tile`; neighbours share 2 * overlap pixels or more.
+
+    Args:
+        align: every span starts at a multiple of it, so that a network's own grid falls on the same pixels in each.
 
     >>> spans(100, 60, 10)
     [(0, 60), (40, 100)]
+    >>> spans(200, 100, 10, align=16)
+    [(0, 80), (48, 140), (112, 200)]
     """
     if length <= tile:
         return [(0, length)]
-    count = math.ceil((length - 2 * overlap) / (tile - 2 * overlap))
+    most = tile - (align - 1)  # a start that moves back to the grid lengthens its span
+    count = math.ceil((length - 2 * overlap) / (most - 2 * overlap))
     size = math.ceil((length + (count - 1) * 2 * overlap) / count)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    return [(start, start + size) for start in starts]
+    return [(start // align * align, min(start + size, length)) for start in starts]
 
 
 def run_tiled(
@@ -39,6 +45,7 @@ def run_tiled(
     *,
     tile: int,
     overlap: int = OVERLAP,
+    align: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "3 h w"]:
     """Run a network over a picture tile by tile.
@@ -48,12 +55,15 @@ def run_tiled(
 
     Args:
         network: keeps height and width; called with one tile at a time.
-        tile: the largest side of a tile, at least 4 * overlap.
+        tile: the largest side of a tile, at least 4 * overlap + align - 1.
+        align: see `spans`.
         progress: called with (tiles done, tiles in all).
     """
-    if tile < max(1, 4 * overlap):  # else three tiles would blend at one place
-        raise ValueError(f"a tile of {tile} pixels is smaller than four overlaps of {overlap}")
-    rows, columns = (spans(n, tile, overlap) for n in picture.shape[-2:])
+    if tile < max(1, 4 * overlap + align - 1):  # else three tiles would blend at one place
+        raise ValueError(
+            f"a tile of {tile} pixels is smaller than four overlaps of {overlap} (and {align - 1})"
+        )
+    rows, columns = (spans(n, tile, overlap, align) for n in picture.shape[-2:])
     result = torch.zeros_like(picture)
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):

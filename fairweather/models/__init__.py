@@ -47,8 +47,13 @@ class ModelInfo:
     published_arguments: Callable[[StateDict], Mapping[str, Any]] = lambda _: {}
     """Constructor arguments that a checkpoint (by our names) asks for."""
     inputs: tuple[str, ...] = ("visible",)
-    tiling: Literal["exact", "approximate", "discouraged"] = "approximate"
-    """approximate: global averages (channel attention) see the tile instead of the picture."""
+    tiling: Literal["exact", "approximate", "consistent"] = "approximate"
+    """approximate: averages over the picture (channel attention) see the tile instead; consistent: they are taken
+    over a reduced copy of the whole picture and shared by its tiles."""
+    overlap: int = 32
+    """Pixels that tiles share on each side."""
+    align: int = 1
+    """Tiles start at multiples of it: the side of the coarsest attention windows, in pixels."""
     paper: str = ""
     licence: str = "Apache-2.0"
     """Of our code and our weights; published checkpoints keep their authors' terms."""
@@ -69,14 +74,20 @@ MODELS: dict[str, ModelInfo] = {
         from_published=dcmpnet.published_dcmpnet,
         published_parts=("dehaze_net", "depth_net"),
         published_arguments=dcmpnet.published_parts,
+        tiling="consistent",
+        overlap=64,
+        align=32,
         paper="arXiv 2403.01105",
     ),
     "dcmpnet_small": ModelInfo(
         build=dcmpnet.dcmpnet_small,
         task=("dehaze",),
-        params=1,
+        params=2_846_268,
         bytes_per_pixel=1000,
-        multiple_of=8,
+        multiple_of=16,
+        tiling="consistent",
+        overlap=64,
+        align=128,
         paper="arXiv 2403.01105, our size",
     ),
     "nafnet": ModelInfo(

@@ -53,13 +53,21 @@ class RLN(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c 1 1"], Float[Tensor, "b c 1 1"]]:
         """The normalised map, its rescale and its rebias."""
         mean, sigma = over_picture(lambda: self._statistics(x))
-        normalised = (x - mean) / sigma * self.weight + self.bias
+        scale = self.weight / sigma  # b c 1 1
+        normalised = _affine(x, scale, self.bias - mean * scale)
         return normalised, self.rescale(sigma), self.rebias(mean)
 
     def _statistics(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
         # In float32: half precision cannot add up a whole picture.
         variance, mean = torch.var_mean(x.float(), dim=(1, 2, 3), keepdim=True, correction=0)
         return mean, (variance + self.eps).sqrt()
+
+
+def _affine(
+    x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c2 1 1"], shift: Float[Tensor, "b c2 1 1"]
+) -> Float[Tensor, "b c h w"]:
+    """x * scale + shift in one pass and in the precision of x; each has all channels or one."""
+    return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
 
 class PositionBias(nn.Module):
@@ -138,7 +146,7 @@ class LEGMBlock(nn.Module):
             normalised, rescale, rebias = self.norm(x)
             value: Tensor = self.value(normalised)
             qkv = torch.cat((self.query_key(normalised), value), dim=1)
-            y = self.proj(self.local(value) + self.attention(qkv)) * rescale + rebias
+            y = _affine(self.proj(self.local(value) + self.attention(qkv)), rescale, rebias)
         x = x + y
         out: Tensor = x + self.mlp(x)
         return out
@@ -273,7 +281,8 @@ def _mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
 def _instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tensor, "b c h w"]:
     """Each channel of each picture to mean 0 and variance 1, by its own statistics also when evaluating."""
     variance, mean = over_picture(lambda: torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0))
-    return (x - mean) * (variance + eps).rsqrt()
+    scale = (variance + eps).rsqrt()
+    return _affine(x, scale, -mean * scale)
 
 
 class DRDB(nn.Module):

@@ -53,6 +53,20 @@ def pad_to_multiple(
     return x
 
 
+def reduced(x: Float[Tensor, "b c h w"], longest: int) -> Float[Tensor, "b c h2 w2"]:
+    """A copy with no side longer than `longest`, averaged over what it leaves out; `x` itself where it is small.
+
+    >>> reduced(torch.zeros(1, 3, 200, 100), 50).shape
+    torch.Size([1, 3, 50, 25])
+    """
+    height, width = x.shape[-2:]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return x
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+
 Statistics = list[tuple[Tensor, ...]]
 """What a network computed over a whole picture, in the order in which it asked."""
 

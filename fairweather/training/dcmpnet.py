@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from fairweather.data.patches import Clear, Pairs, Scenes
 from fairweather.errors import UsageError
@@ -31,6 +33,8 @@ from fairweather.training.restoration import Restoration, optimizer
 
 class TwoTaskTraining(Restoration):
     """Both networks of a DCMPNet, each with its own optimiser. Pictures are in [-1, 1] here, as in the paper."""
+
+    net: DCMPNet
 
     def __init__(self, net: nn.Module, config: TrainConfig) -> None:
         tasks = config.two_tasks
@@ -61,7 +65,7 @@ class TwoTaskTraining(Restoration):
             loss = self._together(dehazed, clear, disparity, added)
         self.note("train/loss", loss)
         self.average.update_parameters(self.net)
-        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
+        for schedule in cast(list[LambdaLR], self.lr_schedulers()):
             schedule.step()
 
     def _alternate(self, dehazed: Tensor, clear: Tensor, disparity: Tensor, added: Tensor) -> Tensor:
@@ -71,14 +75,14 @@ class TwoTaskTraining(Restoration):
         loss = paper_depth_loss(dehazed, clear, predicted, disparity, known=known, weighting=how).total
         self._descend(loss, depth=True, dehazing=False)
         self.note("train/depth", loss)
-        self.net.depth_network.requires_grad_(False)
+        self._depth_network.requires_grad_(False)
         with torch.set_grad_enabled(consistency > 0):
             predicted = self._depth(dehazed)
         loss = paper_dehazing_loss(
             dehazed, clear, predicted, disparity, known=known, weighting=how, consistency=consistency
         ).total
         self._descend(loss + added)
-        self.net.depth_network.requires_grad_(True)
+        self._depth_network.requires_grad_(True)
         return loss
 
     def _together(self, dehazed: Tensor, clear: Tensor, disparity: Tensor, added: Tensor) -> Tensor:
@@ -93,9 +97,14 @@ class TwoTaskTraining(Restoration):
         self.note("train/depth", loss_of_depth)
         return loss
 
+    @property
+    def _depth_network(self) -> nn.Module:
+        """A stand-in that learns nothing where the scheme is alone and the network is left out."""
+        return self.net.depth_network or nn.Linear(1, 1)
+
     def _depth(self, dehazed: Tensor) -> Tensor:
         """The depth network's view, cropped to the picture."""
-        depth: Tensor = self.net.depth_network(dehazed)
+        depth: Tensor = self._depth_network(dehazed)
         return depth[..., : dehazed.shape[-2], : dehazed.shape[-1]].float()
 
     def _added(
@@ -114,9 +123,9 @@ class TwoTaskTraining(Restoration):
 
     def _descend(self, loss: Tensor, *, dehazing: bool = True, depth: bool = False) -> None:
         """One step of one or both networks down a loss."""
-        of_dehazing, of_depth = self.optimizers()  # type: ignore[misc]
+        of_dehazing, of_depth = cast(list[LightningOptimizer], self.optimizers())
         # Lightning counts the dehazing network's steps alone, so that a step of the run is one batch.
-        chosen = [of_dehazing] * dehazing + [of_depth.optimizer] * depth
+        chosen: list[Any] = [of_dehazing] * dehazing + [of_depth.optimizer] * depth
         for one in chosen:
             one.zero_grad()
         self.manual_backward(loss)
@@ -126,8 +135,7 @@ class TwoTaskTraining(Restoration):
             one.step()
 
     def configure_optimizers(self) -> Any:
-        of_depth = self.net.depth_network or nn.Linear(1, 1)
-        return [optimizer(net, self.config) for net in (self.net.dehazing, of_depth)]
+        return [optimizer(net, self.config) for net in (self.net.dehazing, self._depth_network)]
 
 
 def contrastive_loss(tasks: TwoTasks) -> ContrastiveLoss:
