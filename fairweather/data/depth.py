@@ -206,7 +206,7 @@ def fill_nearest(values: Float[Tensor, "1 h w"], known: Bool[Tensor, "1 h w"]) -
     """
     filled = values[0].numpy().copy()
     way = np.where(known[0].numpy(), np.float32(0), np.float32(np.inf))
-    # Along the columns and back, then along the rows and back, each line handing on to the next (views).
+    # From column to column and back, then from row to row and back: each line hands on to the next (all are views).
     for v, d in ((filled.T, way.T), (filled.T[::-1], way.T[::-1]), (filled, way), (filled[::-1], way[::-1])):
         for i in range(1, len(d)):
             nearer = d[i - 1] + 1 < d[i]

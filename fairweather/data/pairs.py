@@ -179,8 +179,8 @@ def matched(
 def cropped(target: Shaped[Tensor, "c h w"], size: tuple[int, int] | None) -> Shaped[Tensor, "c h2 w2"]:
     """A target without RESIDE's border of 10 pixels, if it has one beside a degraded picture of `size`.
 
-    SOTS indoor, and ITS in some copies, have clear pictures of 640x480 for hazy ones of 620x460: the white frame of
-    NYU-v2 was cut off before the haze was made. Any other size is left as it is.
+    SOTS indoor, and ITS in some copies, have clear pictures of 640x480 for hazy ones of 620x460, which lost
+    the white frame of NYU-v2's pictures. Any other size is left as it is.
 
     Args:
         size: width and height of the degraded picture.

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, random_depth_haze
 from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
-from fairweather.data.pairs import Pair, clear_pictures, complete_pairs
+from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped, matched
 from fairweather.data.transforms import Augment, augment, random_crop, reduce, reduce_known
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.images import read_picture
@@ -151,7 +151,13 @@ def _scene(scene: Scene) -> list[Tensor]:
 @cache
 def _taught(path: Path, teacher: Teacher) -> Tensor | None:
     disparity = teacher(path)
-    return None if disparity is None else _stored(disparity, torch.int16)
+    if disparity is None:
+        return None
+    if not 0 <= float(disparity.min()) <= float(disparity.max()) <= 1:  # NaN neither
+        raise DataError(
+            f"the teacher gives a disparity outside 0 to 1 for {path}; 0 is unknown, 1 is nearest"
+        )
+    return _stored(disparity, torch.int16)
 
 
 def _layers(item: Item, teacher: Teacher | None) -> list[Tensor]:
@@ -160,15 +166,17 @@ def _layers(item: Item, teacher: Teacher | None) -> list[Tensor]:
         return _scene(item)
     paths = [item.degraded, item.target] if isinstance(item, Pair) else [item]
     pictures = [_pixels(path) for path in paths]
-    sizes = [f"{path} ({p.shape[2]}x{p.shape[1]})" for path, p in zip(paths, pictures, strict=True)]
-    if len({p.shape for p in pictures}) > 1:
-        raise DataError(f"{' and '.join(sizes)} are a pair of different sizes; see fairweather data check")
+    height, width = pictures[0].shape[-2:]
     disparity = None if teacher is None else _taught(paths[-1], teacher)
-    height_width = pictures[-1].shape[-2:]
     if disparity is None:
-        disparity = torch.zeros(1, 1, 1, dtype=torch.int16).expand(1, *height_width)
-    elif disparity.shape != (1, *height_width):
-        raise DataError(f"the teacher gives a disparity of shape {tuple(disparity.shape)} for {sizes[-1]}")
+        disparity = torch.zeros(1, 1, 1, dtype=torch.int16).expand(1, height, width)
+    if isinstance(item, Pair):
+        pictures = [*matched(*pictures, files=paths)]
+        disparity = cropped(disparity, (width, height))
+    if disparity.shape != (1, height, width):
+        raise DataError(
+            f"the teacher gives a disparity of shape {tuple(disparity.shape)} for {paths[-1]} ({width}x{height})"
+        )
     return [*pictures, disparity]
 
 

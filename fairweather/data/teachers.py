@@ -115,7 +115,7 @@ def transformers_teacher(
     Args:
         name: of a repository on the Hugging Face hub, or a folder that holds one.
         values: what it gives. Depth Anything and MiDaS give disparity; networks of metric depth, depth.
-        download: fetch the network if it is not on this machine; otherwise the network is not touched.
+        download: fetch it if it is not on this machine; by default nothing is asked of the internet.
 
     Raises:
         MissingExtraError: transformers is not installed.

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
-Augment = Literal["none", "half_turn", "dihedral"]
-"""half_turn keeps the direction of lines (rain); dihedral is all eight flips and quarter turns."""
+Augment = Literal["none", "mirror", "half_turn", "dihedral"]
+"""mirror leaves the sky above (haze); half_turn keeps the direction of lines (rain); dihedral is all eight flips and
+quarter turns."""
 
 
 def random_crop(
@@ -57,6 +58,8 @@ def augment(
     horizontal, vertical, transpose = (torch.rand(3, generator=generator) < 0.5).tolist()
     if how == "half_turn":
         vertical, transpose = horizontal, False
+    if how == "mirror":
+        vertical = transpose = False
     if horizontal:
         pictures = [p.flip(-1) for p in pictures]
     if vertical:
