@@ -1,5 +1,7 @@
 """Scores of a picture against the true one; every score names its profile."""
 
+from fairweather.metrics.depth import DepthScores as DepthScores
+from fairweather.metrics.depth import depth_scores as depth_scores
 from fairweather.metrics.profiles import PROFILES as PROFILES
 from fairweather.metrics.profiles import Means as Means
 from fairweather.metrics.profiles import Profile as Profile

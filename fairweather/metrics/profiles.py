@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +33,8 @@ class Profile:
     """Round both pictures to 8 bit first, half to even, as a saved file would be."""
     ssim_border: Border
     description: str
+    ssim_shrunk: bool = False
+    """Average both pictures down by round(shorter side / 256) before SSIM, as dehazing codes do."""
 
 
 PROFILES: dict[str, Profile] = {
@@ -42,6 +45,30 @@ PROFILES: dict[str, Profile] = {
     ),
     "rgb_float": Profile(
         "rgb_float", "rgb", False, "valid", "RGB clamped but not rounded; SSIM on whole windows only."
+    ),
+    "dehazeformer": Profile(
+        "dehazeformer",
+        "rgb",
+        False,
+        "valid",
+        "As rgb_float, but SSIM of pictures shrunk to a shorter side of about 256, as DehazeFormer's code does.",
+        ssim_shrunk=True,
+    ),
+    "dehazeformer_8bit": Profile(
+        "dehazeformer_8bit",
+        "rgb",
+        True,
+        "valid",
+        "As dehazeformer after rounding to 8 bit, as a saved file is.",
+        ssim_shrunk=True,
+    ),
+    "dcmpnet": Profile(
+        "dcmpnet",
+        "rgb",
+        False,
+        "zero",
+        "As dehazeformer, but SSIM continues the border by black, as DCMPNet's code does: it reads higher.",
+        ssim_shrunk=True,
     ),
 }
 
@@ -75,7 +102,8 @@ def score(profile: Profile | str, output: Float[Tensor, "3 h w"], target: Float[
         target: RGB in [0, 1].
 
     Returns:
-        psnr is inf for identical pictures; ssim is nan where border is "valid" and a side is under 11 pixels.
+        psnr is inf for identical pictures; ssim is nan where border is "valid" and a side is under 11 pixels
+        (after shrinking, where the profile shrinks).
 
     Raises:
         UsageError: if the profile is unknown or the shapes differ.
@@ -90,7 +118,10 @@ def score(profile: Profile | str, output: Float[Tensor, "3 h w"], target: Float[
         profile = PROFILES[profile]
     x, y = _prepared(profile, output), _prepared(profile, target)
     data_range = 255.0 if profile.channel == "y" else 1.0
-    return Scores(psnr(x, y, data_range).item(), ssim(x, y, data_range, profile.ssim_border).item())
+    decibels = psnr(x, y, data_range).item()
+    if profile.ssim_shrunk:
+        x, y = _shrunk(x), _shrunk(y)
+    return Scores(decibels, ssim(x, y, data_range, profile.ssim_border).item())
 
 
 def _prepared(profile: Profile, picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 c h w"]:
@@ -99,6 +130,13 @@ def _prepared(profile: Profile, picture: Float[Tensor, "3 h w"]) -> Float[Tensor
     x = picture[None].to(torch.promote_types(picture.dtype, torch.float32)).clamp(0, 1)  # 1 3 h w
     x = (x * 255).round().double() / 255 if profile.quantise else x.double()
     return luma_bt601(x) if profile.channel == "y" else x
+
+
+def _shrunk(x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h2 w2"]:
+    """Means over about r x r pixels, r = max(1, round(min(h, w) / 256)) with halves to even, to (h // r, w // r)."""
+    height, width = x.shape[-2:]
+    ratio = max(1, round(min(height, width) / 256))
+    return F.adaptive_avg_pool2d(x, (height // ratio, width // ratio))
 
 
 class Row(NamedTuple):

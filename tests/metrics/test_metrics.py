@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -158,6 +159,23 @@ def test_rounding_is_half_to_even() -> None:
     assert score("rgb_float", one_and_a_half, target).psnr == pytest.approx(
         20 * math.log10(255 / 1.5), abs=1e-5
     )
+
+
+@pytest.mark.parametrize(("side", "ratio"), [(383, 1), (384, 2), (640, 2)])
+def test_dehazing_ssim_shrinks_to_about_256_with_halves_to_even(side: int, ratio: int) -> None:
+    output, target = two_pictures(side, side + 12)
+    small = [F.adaptive_avg_pool2d(x, (side // ratio, (side + 12) // ratio)) for x in (output, target)]
+    assert score("dehazeformer", output, target).ssim == pytest.approx(
+        score("rgb_float", small[0], small[1]).ssim, abs=1e-6
+    )
+    assert score("dehazeformer", output, target).psnr == score("rgb_float", output, target).psnr
+
+
+def test_dehazing_scores_of_a_saved_file_are_those_of_its_8_bit_values() -> None:
+    output, target = two_pictures()
+    saved = (output * 255).round() / 255
+    assert score("dehazeformer_8bit", output, target) != score("dehazeformer", output, target)
+    assert score("dehazeformer_8bit", output, target).psnr == score("rgb", saved, target).psnr
 
 
 def test_half_precision_outputs_are_scored() -> None:

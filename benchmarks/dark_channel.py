@@ -1,0 +1,113 @@
+"""Dehazing without learning: the dark channel prior, to compare networks with.
+
+    python -m benchmarks.dark_channel --data DATA/o_haze       # pairs in any layout of data/pairs.py
+    python -m benchmarks.dark_channel --scenes DATA/rgbd       # clear pictures with depth maps, hazed by us
+
+He, Sun and Tang, "Single Image Haze Removal Using Dark Channel Prior" (CVPR 2009), with the guided filter of the same
+authors (ECCV 2010) in place of soft matting. Patch and radius are theirs, for pictures of about 600x400 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch.nn.functional as F
+import typer
+from jaxtyping import Float
+from torch import Tensor
+
+from fairweather.data.pairs import complete_pairs, matched
+from fairweather.data.patches import Pictures, Scenes
+from fairweather.images import read_picture
+from fairweather.metrics import ScoreTable, score
+
+PATCH = 15
+OMEGA, LOWEST = 0.95, 0.1  # how much of the haze is taken away, and the least transmission that is divided by
+BRIGHTEST = 0.001  # share of the pixels that airlight is looked for in
+RADIUS, EPSILON = 60, 1e-3
+
+
+def dark_channel(picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
+    """The darkest channel of the darkest pixel in the patch around each pixel."""
+    darkest = picture.amin(0, keepdim=True)
+    return -F.max_pool2d(-darkest[None], PATCH, stride=1, padding=PATCH // 2)[0]
+
+
+def airlight(hazy: Float[Tensor, "3 h w"], dark: Float[Tensor, "1 h w"]) -> Float[Tensor, "3 1 1"]:
+    """The brightest pixel of the 0.1 % whose dark channel is brightest."""
+    flat = hazy.flatten(1)
+    candidates = flat[:, dark.flatten().topk(max(1, round(BRIGHTEST * flat.shape[1]))).indices]
+    return candidates[:, candidates.sum(0).argmax()].view(3, 1, 1)
+
+
+def guided_filter(guide: Float[Tensor, "1 h w"], x: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """x smoothed but for the edges of the guide: x ~ a * guide + b in each window, and the mean of all fits."""
+    mean_guide, mean_x = _mean(guide), _mean(x)
+    a = (_mean(guide * x) - mean_guide * mean_x) / (_mean(guide * guide) - mean_guide**2 + EPSILON)
+    return _mean(a) * guide + _mean(mean_x - a * mean_guide)
+
+
+def _mean(x: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """Mean over the window around each pixel, or what of it lies in the picture."""
+    size = 2 * RADIUS + 1
+    rows = F.avg_pool2d(x, (size, 1), stride=1, padding=(RADIUS, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, RADIUS), count_include_pad=False)
+
+
+def dehaze(hazy: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """Solve I = J t + A (1 - t) for J, with t = 1 - 0.95 dark(I / A)."""
+    light = airlight(hazy, dark_channel(hazy))
+    rough = 1 - OMEGA * dark_channel(hazy / light)
+    transmission = guided_filter(hazy.mean(0, keepdim=True).double(), rough.double()).float()
+    return ((hazy - light) / transmission.clamp(min=LOWEST) + light).clamp(0, 1)
+
+
+def measure(pictures: Iterator[tuple[Tensor, Tensor]]) -> dict[str, ScoreTable]:
+    """Scores of dehazed and hazy pictures by profile; `pictures` gives (hazy, clear)."""
+    tables = {"dehazeformer": ScoreTable(), "rgb": ScoreTable()}
+    for number, (hazy, clear) in enumerate(pictures):
+        dehazed = dehaze(hazy)
+        for profile, table in tables.items():
+            table.add(str(number), "", score(profile, dehazed, clear), score(profile, hazy, clear))
+    return tables
+
+
+def paired(data: Path, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The (hazy, clear) pictures of a set of pairs."""
+    for pair in complete_pairs(data, split=split).pairs:
+        hazy, clear = read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
+        yield matched(hazy, clear, files=(pair.degraded, pair.target))
+
+
+def hazed(scenes: Path, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Clear pictures hazed by their depth as RESIDE's indoor training set is, the same at every call."""
+    pictures = Pictures((Scenes(path=Path(), split=split, ranges="its"),), root=scenes)
+    for number in range(len(pictures)):
+        sample = pictures[number]
+        yield sample.degraded, sample.target
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="A set of hazy and clear pictures.")] = None,
+    scenes: Annotated[Path | None, typer.Option(help="A set of clear pictures with depth maps.")] = None,
+    split: str = "test",
+) -> None:
+    """Score the baseline, and the hazy pictures as they are."""
+    if data:
+        tables = measure(paired(data, split))
+    elif scenes:
+        tables = measure(hazed(scenes, split))
+    else:
+        raise typer.BadParameter("give --data or --scenes")
+    for profile, table in tables.items():
+        means = table.overall()
+        print(
+            f"{means.count} pictures, profile {profile}: {means.psnr:.2f} dB, SSIM {means.ssim:.4f}", end="; "
+        )
+        print(f"input: {means.input_psnr:.2f} dB, SSIM {means.input_ssim:.4f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,137 @@
+"""Evaluation of networks that also estimate depth, and of dehazing's own scores; test_cli.py has the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from fairweather import cli, pipeline
+from fairweather.data.depth import read_depth
+from fairweather.errors import DataError
+from fairweather.evaluate import evaluate
+from fairweather.metrics import depth_scores, score
+from fairweather.pipeline import Restorer, Result
+
+
+class Seer(Restorer):
+    """Leaves pictures as they are and sees the same disparity in all of them, if any."""
+
+    def __init__(self, disparity: torch.Tensor | None = None) -> None:
+        net = nn.Identity()
+        super().__init__(
+            net, model="nafnet_small", task="dehaze", sha256="0" * 64, device="cpu", precision="fp32"
+        )
+        self.disparity = disparity
+
+    def restore(self, image: Any, **options: Any) -> Result:
+        return dataclasses.replace(super().restore(image, **options), depth=self.disparity)
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(values).save(path)
+
+
+def depth_levels(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A depth map as 16-bit levels, with some unknown pixels."""
+    levels = np.random.default_rng(seed).integers(13_000, 65_000, (height, width)).astype(np.uint16)
+    levels[:5] = 0
+    return levels
+
+
+@pytest.fixture
+def hazy_set(tmp_path: Path) -> Path:
+    """Named as SOTS: two hazy versions of one clear picture, and one of another; only the first has a depth map."""
+    random = np.random.default_rng(0)
+    for name in ("1400", "1401"):
+        clear = random.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+        write(tmp_path / "test" / "clear" / f"{name}.png", clear)
+        for version in (1, 2) if name == "1400" else (7,):
+            write(tmp_path / "test" / "hazy" / f"{name}_{version}.png", clear // 2 + 100)
+    write(tmp_path / "test" / "depth" / "1400.png", depth_levels(30, 40))
+    return tmp_path
+
+
+def test_dehazing_is_scored_as_its_papers_do(hazy_set: Path) -> None:
+    report = evaluate(Seer(), hazy_set)
+    assert report.profile == "dehazeformer"
+    rgb = evaluate(Seer(), hazy_set, profile="rgb_float")  # nothing is shrunk at this size
+    assert report.table.overall() == rgb.table.overall()
+
+
+def test_depth_is_scored_where_there_is_a_depth_map(hazy_set: Path, tmp_path: Path) -> None:
+    depth, known = read_depth(hazy_set / "test" / "depth" / "1400.png")
+    disparity = 3 / depth + torch.rand(1, 30, 40, generator=torch.Generator().manual_seed(0))
+    report = evaluate(Seer(disparity), hazy_set)
+    expected = depth_scores(disparity, depth, known)
+    assert expected.abs_rel > 0.01
+    assert report.depth is not None
+    assert report.depth.count == 2  # of the three pictures
+    assert (report.depth.abs_rel, report.depth.delta_125) == pytest.approx(expected)
+    report.save(tmp_path / "scores.json")
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["count"] == 3
+    assert written["depth"]["count"] == 2
+    assert written["depth"]["abs_rel"] == pytest.approx(expected.abs_rel)
+    assert len(written["depth"]["data_sha256"]) == 64
+
+
+def test_depth_scores_are_means_over_pictures(hazy_set: Path) -> None:
+    write(hazy_set / "test" / "depth" / "1401.png", depth_levels(30, 40, seed=1))
+    maps = [read_depth(hazy_set / "test" / "depth" / f"{name}.png") for name in ("1400", "1401")]
+    disparity = 1 / maps[0].depth
+    first, second = (depth_scores(disparity, *found) for found in maps)
+    report = evaluate(Seer(disparity), hazy_set)
+    assert report.depth is not None
+    assert report.depth.abs_rel == pytest.approx((2 * first.abs_rel + second.abs_rel) / 3)
+    assert report.depth.delta_125 == pytest.approx((2 * first.delta_125 + second.delta_125) / 3)
+
+
+def test_networks_without_depth_and_sets_without_depth_maps_have_no_depth_scores(hazy_set: Path) -> None:
+    assert evaluate(Seer(), hazy_set).depth is None
+    (hazy_set / "test" / "depth" / "1400.png").unlink()
+    report = evaluate(Seer(torch.rand(1, 30, 40)), hazy_set)
+    assert report.depth is None
+    assert report.as_dict()["depth"] is None
+
+
+def test_a_depth_map_of_another_size_is_refused(hazy_set: Path) -> None:
+    write(hazy_set / "test" / "depth" / "1400.png", depth_levels(30, 41))
+    with pytest.raises(DataError, match=r"1400\.png is 41x30, its picture 40x30"):
+        evaluate(Seer(torch.rand(1, 30, 40)), hazy_set)
+
+
+def test_the_border_of_resides_clear_pictures_and_depth_maps_does_not_count(tmp_path: Path) -> None:
+    """SOTS indoor as published: 640x480 with a frame of 10 pixels, for hazy pictures of 620x460."""
+    inside = np.random.default_rng(0).integers(0, 256, (460, 620, 3)).astype(np.uint8)
+    framed = np.pad(inside, ((10, 10), (10, 10), (0, 0)), constant_values=255)
+    levels = depth_levels(480, 640)
+    write(tmp_path / "clear" / "1400.png", framed)
+    write(tmp_path / "hazy" / "1400_1.png", inside // 2 + 100)
+    write(tmp_path / "depth" / "1400.png", levels)
+    depth = torch.from_numpy(levels[10:-10, 10:-10].astype(np.float32))[None]
+    report = evaluate(Seer(1 / depth), tmp_path)
+    hazy, clear = (torch.from_numpy(x).permute(2, 0, 1).float() / 255 for x in (inside // 2 + 100, inside))
+    assert report.table.overall().psnr == pytest.approx(score("dehazeformer", hazy, clear).psnr, abs=1e-5)
+    assert report.depth is not None
+    assert (report.depth.abs_rel, report.depth.delta_125) == pytest.approx((0, 1), abs=1e-5)
+
+
+def test_the_command_prints_depth_scores(
+    hazy_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depth = read_depth(hazy_set / "test" / "depth" / "1400.png").depth
+    monkeypatch.setattr(pipeline, "load", lambda *_, **__: Seer(1 / depth))
+    ended = CliRunner().invoke(cli.app, ["evaluate", "--task", "dehaze", "--data", str(hazy_set)])
+    assert ended.exit_code == 0
+    assert "profile dehazeformer:" in ended.stdout
+    assert "of 2 pictures: abs-rel 0.0000, within a factor of 1.25 1.0000" in ended.stdout
