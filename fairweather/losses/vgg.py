@@ -25,17 +25,17 @@ from fairweather.weights import read_weights, sha256
 
 log = logging.getLogger(__name__)
 
-Depth = Literal["vgg16", "vgg19"]
+Variant = Literal["vgg16", "vgg19"]
 
 WIDTHS = (64, 128, 256, 512, 512)
-"""Channels of each block; a 2x2 pooling follows each."""
-CONVOLUTIONS: dict[Depth, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+"""Channels of each block; a 2x2 pooling goes between two."""
+CONVOLUTIONS: dict[Variant, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 """Convolutions in each block."""
 
 FIRST_LEVELS = tuple(f"relu{block}_1" for block in range(1, 6))
 """After the first convolution of each block; modules 1, 6, 11, 20, 29 of VGG-19."""
 
-PUBLISHED: dict[Depth, str] = {
+PUBLISHED: dict[Variant, str] = {
     "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
 }
@@ -52,23 +52,27 @@ class VGG(nn.Module):
     [(1, 64, 16, 16), (1, 128, 8, 8)]
     """
 
-    def __init__(self, depth: Depth = "vgg19", *, levels: tuple[str, ...] = FIRST_LEVELS) -> None:
+    def __init__(self, variant: Variant = "vgg19", *, levels: tuple[str, ...] = FIRST_LEVELS) -> None:
         super().__init__()
+        names = [
+            f"relu{b}_{n}" for b, count in enumerate(CONVOLUTIONS[variant], 1) for n in range(1, count + 1)
+        ]
+        for level in levels:
+            if level not in names:
+                raise unknown_name(f"level of {variant}", level, names)
         layers: list[nn.Module] = []
         index: dict[str, int] = {}
         channels = 3
-        for block, (width, count) in enumerate(zip(WIDTHS, CONVOLUTIONS[depth], strict=True), 1):
-            for number in range(1, count + 1):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-                index[f"relu{block}_{number}"] = len(layers) - 1
-                channels = width
-            layers.append(nn.MaxPool2d(2))
-        for level in levels:
-            if level not in index:
-                raise unknown_name(f"level of {depth}", level, index)
-        self.depth, self.levels = depth, levels
+        for name in names[: max(map(names.index, levels)) + 1]:
+            block, number = map(int, name.removeprefix("relu").split("_"))
+            if block > 1 and number == 1:
+                layers.append(nn.MaxPool2d(2))
+            layers += [nn.Conv2d(channels, WIDTHS[block - 1], 3, padding=1), nn.ReLU(inplace=True)]
+            index[name] = len(layers) - 1
+            channels = WIDTHS[block - 1]
+        self.variant, self.levels = variant, levels
         self.modules_of_levels = [index[level] for level in levels]
-        self.features = nn.Sequential(*layers[: max(self.modules_of_levels) + 1])
+        self.features = nn.Sequential(*layers)
         self.requires_grad_(False)
 
     def forward(self, picture: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
@@ -86,7 +90,7 @@ def _open(url: str) -> IO[bytes]:
 
 
 def load_vgg(
-    depth: Depth = "vgg19",
+    variant: Variant = "vgg19",
     *,
     levels: tuple[str, ...] = FIRST_LEVELS,
     weights: str | Path,
@@ -106,22 +110,22 @@ def load_vgg(
     Raises:
         WeightsError: the file is missing, damaged or of another network, or cannot be downloaded.
     """
-    network = VGG(depth, levels=levels)
+    network = VGG(variant, levels=levels)
     if weights == "random":
         generator = Generator().manual_seed(seed)
         for layer in network.features:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
-        log.info("features of %s: random (He-normal, seed %d), not ImageNet's", depth, seed)
+        log.info("features of %s: random (He-normal, seed %d), not ImageNet's", variant, seed)
         return network
     if weights == "download":
         folder = cache or Path(torch.hub.get_dir(), "checkpoints")
-        path = _downloaded(PUBLISHED[depth], folder, opener)
+        path = _downloaded(PUBLISHED[variant], folder, opener)
     else:
         path = Path(weights)
     _fill(network, _read(path), path)
-    log.info("features of %s: %s", depth, path)
+    log.info("features of %s: %s", variant, path)
     return network
 
 
@@ -133,7 +137,7 @@ def _downloaded(url: str, folder: Path, opener: Callable[[str], IO[bytes]]) -> P
         if not sha256(path).startswith(expected):
             raise WeightsError(f"{path} is damaged: its SHA-256 does not start with {expected}; delete it")
         return path
-    log.info("downloading %s to %s", url, folder)
+    log.info("downloading %s (about 550 MB) to %s", url, folder)
     try:
         with opener(url) as response, written_whole(path) as part:
             with part.open("wb") as file:
@@ -169,6 +173,6 @@ def _fill(network: VGG, state: dict[str, Tensor], path: Path) -> None:
         found = tuple(state[name].shape) if name in state else "nothing"
         if found != tuple(tensor.shape):
             raise WeightsError(
-                f"{path} is not torchvision's {network.depth}: {name} is {found}, expected {tuple(tensor.shape)}"
+                f"{path} is not torchvision's {network.variant}: {name} is {found}, expected {tuple(tensor.shape)}"
             )
     network.load_state_dict({name: state[name] for name in wanted})

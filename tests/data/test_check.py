@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fairweather.data.check import check, photo_hash
+from fairweather.data.check import check, likeness, photo_hash, reside_notes
 from fairweather.errors import DataError, UsageError
 
 
@@ -28,6 +29,10 @@ def save(path: Path, picture: Image.Image, quality: int = 95) -> None:
 def pair(folder: Path, name: str, seed: int) -> None:
     save(folder / "clear" / f"{name}.png", photo(seed))
     save(folder / "hazy" / f"{name}.png", Image.blend(photo(seed), Image.new("RGB", (96, 80), "white"), 0.3))
+
+
+def pixels(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def test_unreadable_files_are_listed_with_the_reason(root: Path) -> None:
 def test_pairs_of_different_size_are_listed(root: Path) -> None:
     save(root / "train/hazy/2.png", photo(2, width=100))
     report = check(root)
-    assert report.splits[0].different_size == ("train/hazy/2.png -> train/clear/2.png",)
+    assert report.splits[0].different_size == ("train/hazy/2.png -> train/clear/2.png (100x80 and 96x80)",)
     assert report.splits[0].sizes[-1] == (100, 80)
     assert not report.ok
 
@@ -107,8 +112,7 @@ def test_the_same_photograph_in_two_splits_leaks_even_resized_and_compressed(roo
 
 def test_hash_sees_the_photograph_and_not_its_encoding() -> None:
     def bits(picture: Image.Image) -> np.ndarray:
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-        found = photo_hash(pixels)
+        found = photo_hash(pixels(picture))
         assert found is not None
         return found
 
@@ -193,3 +197,171 @@ def test_long_lists_are_shortened_for_people_but_complete_for_json(tmp_path: Pat
     report = check(tmp_path)
     assert "    and 2 more" in report.lines()
     assert len(report.as_dict()["splits"][0]["unmatched"]) == 12
+
+
+def test_reside_s_frame_is_noted_and_neither_an_error_nor_counted_in_the_colours(tmp_path: Path) -> None:
+    inner = photo(1, 620, 460)
+    framed = Image.new("RGB", (640, 480), "white")
+    framed.paste(inner, (10, 10))
+    save(tmp_path / "hazy/1400_1.png", inner)
+    save(tmp_path / "gt/1400.png", framed)
+    report = check(tmp_path)
+    (part,) = report.splits
+    assert report.ok
+    assert part.different_size == ()
+    assert part.colour_gap == (0, 0, 0)
+    (note,) = part.notes
+    assert "1 pairs are RESIDE's hazy 620x460 with clear 640x480" in note
+    assert "cropped by 10 pixels" in note
+    assert f"  note: {note}" in report.lines()
+
+
+def test_clear_pictures_repeated_for_each_hazy_one_are_no_suspicious_duplicates(tmp_path: Path) -> None:
+    for scene in (1, 2):
+        for version in (1, 2, 3):
+            haze = Image.blend(photo(scene), Image.new("RGB", (96, 80), "white"), version / 10)
+            save(tmp_path / f"hazy/{scene}_{version}.png", haze)
+            save(tmp_path / f"GT/{scene}_{version}.png", photo(scene))
+    report = check(tmp_path)
+    assert report.duplicates == ()
+    assert "4 clear pictures repeat another of their scene, one for each hazy picture; nothing to do" in (
+        report.splits[0].notes
+    )
+    save(tmp_path / "GT/2_3.png", photo(1))  # another scene's
+    assert check(tmp_path).duplicates == (("GT/1_1.png", "GT/2_3.png"),)
+
+
+def test_pairs_that_show_different_scenes_are_noted_and_sound_ones_are_not(root: Path) -> None:
+    assert check(root).splits[0].notes == ()
+    save(root / "train/hazy/2.png", photo(7))
+    report = check(root)
+    (note,) = report.splits[0].notes
+    assert note.startswith(
+        "1 of 3 pairs looked at hardly show one scene, such as train/hazy/2.png and train/cl"
+    )
+    assert report.ok  # a guess, not a fact
+
+
+def test_likeness_sees_the_scene_through_haze_and_noise() -> None:
+    clear = pixels(photo(1))
+    hazy = 0.3 * clear + 0.7
+    assert likeness(clear, clear) == pytest.approx(1)
+    assert likeness(hazy, clear) == pytest.approx(1)
+    assert likeness(hazy + 0.01 * torch.randn(hazy.shape, generator=torch.manual_seed(0)), clear) > 0.5
+    assert likeness(1 - clear, clear) == pytest.approx(-1)
+    assert max(likeness(clear, pixels(photo(seed))) for seed in range(2, 20)) < 0.2
+    assert likeness(torch.ones_like(clear), clear) == 1
+
+
+def reside(*stems: str, size: tuple[int, int] | None = (620, 460)) -> list[str]:
+    return reside_notes([Path(f"{stem}.png") for stem in stems], [size] * len(stems))
+
+
+@pytest.mark.parametrize(
+    ("stems", "said"),
+    [
+        (
+            ["1_1_0.90179", "1_2_0.7", "2_1_1"],
+            "3 hazy pictures of 2 scenes, named as RESIDE ITS, whose standard",
+        ),
+        (["0499_05_0.8353", "0499_06_0.9"], "named as RESIDE ITS v0 (110,000 of 11,000)"),
+        (["1_1_0.9", "9542_1_0.8"], "named as RESIDE ITS v0"),
+        (
+            ["1_0.8_0.2", "1_1_0.08", "1_0.9_0.04"],
+            "3 hazy pictures of 1 scenes, named as RESIDE OTS, whose standard",
+        ),
+        (
+            [f"{i // 3}_0.8_0.{1 + i % 3}" for i in range(3 * 2062)],
+            "OTS in the large release (313,950 of 8,970)",
+        ),
+    ],
+)
+def test_the_release_of_reside_is_told_from_names_and_counts(stems: list[str], said: str) -> None:
+    assert said in reside(*stems)[0]
+
+
+@pytest.mark.parametrize("stems", [["1400_1"], ["1_0.8_0.2", "2_1_0.08"], ["01", "02"], ["1_1_0.9", "x"]])
+def test_test_sets_and_other_names_have_no_release(stems: list[str]) -> None:
+    assert reside(*stems) == []
+
+
+@pytest.mark.parametrize(
+    ("stems", "said"),
+    [
+        (
+            ["1_0.89_1.56", "2_0.6_0.1", "3_0.8_0.2"],
+            r"2 hazy .* RESIDE's OTS \(A 0.8 to 1, .*such as 1_0.89_1.56",
+        ),
+        (["1_1_0.9", "1_2_0.8", "1_3_0.65"], r"1 hazy .* RESIDE's ITS \(A 0.7 to 1\), such as 1_3_0.65"),
+    ],
+)
+def test_haze_outside_the_official_ranges_is_noted(stems: list[str], said: str) -> None:
+    assert re.search(said, reside(*stems)[-1])
+
+
+def test_a_set_that_only_shares_reside_s_naming_is_not_called_a_release_of_it() -> None:
+    (note,) = reside("1_0.89_1.56", "1_0.6_0.9", "1_0.7_1.2")  # as HAZE4K
+    assert note.startswith("3 hazy pictures are named with values outside")
+
+
+def test_small_pictures_of_reside_are_noted() -> None:
+    assert (
+        "2 hazy pictures have a side below 256 pixels, such as 1_0.8_0.2.png (400x255)"
+        in (reside("1_0.8_0.2", "2_0.8_0.2", size=(400, 255))[0])
+    )
+    assert reside("1_0.8_0.2", size=(400, 256)) == []
+    assert reside("1_0.8_0.2", size=None) == []
+
+
+@pytest.fixture
+def rgbd(tmp_path: Path) -> Path:
+    for name in (1, 2):
+        save(tmp_path / f"train/rgb/{name}.png", photo(name))
+        (tmp_path / "train/depth").mkdir(exist_ok=True)
+        np.save(tmp_path / f"train/depth/{name}.npy", np.repeat([[0.0], [1.0]], (20, 60), 0).repeat(96, 1))
+    return tmp_path
+
+
+def test_sound_depth_maps_are_counted(rgbd: Path) -> None:
+    report = check(rgbd)
+    assert report.ok
+    assert report.splits[0].notes == ("2 depth maps, 75% of their pixels known",)
+
+
+@pytest.mark.parametrize(
+    ("depth", "said"),
+    [
+        (np.full((80, 96), np.nan), "2.npy holds NaN, infinity or negative"),
+        (np.full((80, 96), -1.0), "2.npy holds NaN, infinity or negative"),
+        (np.ones((79, 96)), "2.npy is 96x79, its picture 2.png 96x80"),
+        (None, "1 files of rgb/ and depth/"),
+    ],
+)
+def test_useless_depth_maps_are_listed(rgbd: Path, depth: np.ndarray | None, said: str) -> None:
+    if depth is None:
+        (rgbd / "train/depth/2.npy").unlink()
+    else:
+        np.save(rgbd / "train/depth/2.npy", depth)
+    report = check(rgbd)
+    (bad,) = report.splits[0].bad_depth
+    assert said in bad
+    assert not report.ok
+    assert "  depth maps amiss: 1" in report.lines()
+
+
+def test_depth_maps_listed_in_an_index_are_checked(rgbd: Path) -> None:
+    (rgbd / "index.csv").write_text(
+        "split,name,rgb,depth,kind\ntrain,1,train/rgb/1.png,train/depth/9.npy,depth\n"
+    )
+    for at in (rgbd, rgbd / "train"):
+        (bad,) = check(at).splits[0].bad_depth
+        assert "lists 1 missing files" in bad
+
+
+def test_other_lists_and_depth_without_pictures_beside_it_are_left_alone(root: Path) -> None:
+    (root / "index.csv").write_text("file,licence\n1.png,none\n")
+    save(root / "test/depth/4.png", photo(4).convert("L"))
+    (root / "test/clear").rename(root / "test/gt")
+    report = check(root)
+    assert report.ok
+    assert [part.notes for part in report.splits] == [(), ()]

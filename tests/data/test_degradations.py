@@ -15,10 +15,17 @@ from fairweather.data.degradations import (
     add_rain,
     compress,
     darken,
+    decode_srgb,
+    encode_srgb,
     line_kernel,
     motion_blur,
     paper_noise,
     rain_streaks,
+    random_clouds,
+    random_depth_haze,
+    random_lamps,
+    random_transmission,
+    scatter,
 )
 
 
@@ -26,7 +33,7 @@ def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("name", list(DEGRADATIONS))
+@pytest.mark.parametrize("name", [name for name in DEGRADATIONS if name != "none"])
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(name: str) -> None:
     clear = torch.rand(3, 40, 48, generator=seeded())
     outcomes = [DEGRADATIONS[name](clear, seeded(s)) for s in (5, 5, 6)]
@@ -121,6 +128,73 @@ def test_haze_goes_to_the_airlight_with_depth_and_refuses_a_negative_beta() -> N
     assert hazy[0, 0, 2] == pytest.approx(0.8)
     with pytest.raises(ValueError, match="beta is a scattering coefficient"):
         add_haze(torch.zeros(3, 1, 3), depth, beta=-1.0)
+
+
+def test_dense_haze_shows_the_airlight_in_linear_light_too() -> None:
+    clear, airlight = torch.rand(3, 4, 5, generator=seeded()), (0.9, 0.8, 0.7)
+    for linear in (False, True):
+        hazy = scatter(clear, torch.zeros(1, 4, 5), airlight=airlight, linear=linear)
+        torch.testing.assert_close(hazy[:, 2, 3], torch.tensor(airlight), atol=1e-5, rtol=0)
+        kept = scatter(clear, torch.ones(1, 4, 5), airlight=airlight, linear=linear)
+        torch.testing.assert_close(kept, clear, atol=1e-5, rtol=0)
+
+
+def test_linear_haze_over_dark_is_brighter_than_display_haze() -> None:
+    dark, half = torch.zeros(3, 1, 1), torch.full((1, 1, 1), 0.5)
+    assert scatter(dark, half, airlight=1.0)[0, 0, 0] == 0.5
+    assert scatter(dark, half, airlight=1.0, linear=True)[0, 0, 0] == pytest.approx(0.7354, abs=1e-4)
+
+
+def test_encoding_srgb_undoes_decoding_it() -> None:
+    values = torch.linspace(0, 1, 1001)
+    torch.testing.assert_close(encode_srgb(decode_srgb(values)), values, atol=1e-5, rtol=0)
+
+
+def test_random_transmission_is_thin_to_dense_smooth_and_mostly_thicker_above() -> None:
+    maps = [random_transmission(96, 128, seeded(s)) for s in range(300)]
+    means = torch.stack([t.mean() for t in maps])
+    assert all(0 < t.min() <= t.max() <= 1 for t in maps)
+    assert 0.09 < means.min() < 0.15
+    assert 0.9 < means.max() < 0.97
+    assert max(float((t.diff(dim=1)).abs().max()) for t in maps) < 0.25
+    assert 20 <= sum(float(t.std()) < 1e-4 for t in maps) <= 70  # even haze
+    assert 0.5 < sum(bool(t[:, :30].mean() < t[:, -30:].mean() - 1e-4) for t in maps) / 300 < 0.75
+
+
+def test_clouds_leave_holes_and_lamps_have_colours() -> None:
+    clouds = [random_clouds(64, 64, seeded(s)) for s in range(40)]
+    assert sum(bool(t.max() - t.min() > 0.25) for t in clouds) > 20
+    lamps = [random_lamps(64, 64, seeded(s)) for s in range(40)]
+    assert all(0 <= light.min() <= light.max() <= 1 for light in lamps)
+    assert sum(bool((light[0] - light[2]).max() > 0.1) for light in lamps) > 20  # warm
+
+
+def test_a_picture_that_is_not_degraded_stays_as_it_is() -> None:
+    clear = torch.rand(3, 8, 9, generator=seeded())
+    degraded, target = DEGRADATIONS["none"](clear, seeded())
+    assert torch.equal(degraded, clear)
+    assert torch.equal(target, clear)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "betas", "least"),
+    [("its", (0.6, 1.8), 0.7), ("ots", (0.4, 2), 0.8), ("wide", (0.25, 3), 0.52)],
+)
+def test_haze_by_depth_stays_in_its_ranges_and_rounds_to_8_bit(
+    ranges: str, betas: tuple[float, float], least: float
+) -> None:
+    clear = torch.stack([torch.zeros(1, 3), torch.ones(1, 3), torch.zeros(1, 3)])
+    depth = torch.tensor([[[0.0, 1.0, 1000.0]]])
+    for seed in range(60):
+        hazy, target = random_depth_haze(clear, depth, seeded(seed), ranges=ranges)
+        assert torch.equal(target, clear)
+        torch.testing.assert_close(hazy * 255, (hazy * 255).round(), atol=1e-4, rtol=0)
+        airlight = hazy[0, 0, 2]
+        assert least <= airlight + 0.01
+        beta = -math.log(1 - float(hazy[0, 0, 1] / airlight))
+        assert betas[0] - 0.1 < beta < betas[1] + 0.2
+    linear = random_depth_haze(clear, depth, seeded(0), ranges=ranges, linear=True)[0]
+    assert linear[0, 0, 1] > random_depth_haze(clear, depth, seeded(0), ranges=ranges)[0][0, 0, 1]
 
 
 def test_night_is_darker_and_jpeg_is_close() -> None:

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from fairweather.data.pairs import Pair, clear_pictures, find_pairs, splits
+from fairweather.data.pairs import Pair, clear_pictures, find_pairs, has_pairs, matched, splits
 from fairweather.errors import DataError, UsageError
 
 
@@ -91,6 +92,80 @@ def test_reside_many_hazy_to_one_clear(tmp_path: Path) -> None:
 def test_folder_names_inside_file_names_do_not_matter(tmp_path: Path, degraded: str, target: str) -> None:
     grow(tmp_path, degraded, target)
     assert names(find_pairs(tmp_path).pairs, tmp_path) == [(degraded, target)]
+
+
+@pytest.mark.parametrize(
+    ("root", "degraded", "target"),
+    [
+        ("ITS", "ITS/hazy/1_1_0.90179.png", "ITS/clear/1.png"),
+        ("ITS/train", "ITS/train/ITS_haze/0499_05_0.8353.png", "ITS/train/ITS_clear/0499.png"),
+        ("ITS/val", "ITS/val/haze/10001_05_0.8353.png", "ITS/val/clear/10001.png"),
+        ("OTS", "OTS/hazy/0025_0.8_0.04.jpg", "OTS/clear/0025.jpg"),
+        ("OTS", "OTS/hazy/part2/0036_1_0.08.jpg", "OTS/clear/0036.jpg"),
+        ("OTS_BETA", "OTS_BETA/haze/0025_0.8_0.04.jpg", "OTS_BETA/clear_images/0025.jpg"),
+        ("SOTS/indoor", "SOTS/indoor/hazy/1400_10.png", "SOTS/indoor/gt/1400.png"),
+        ("SOTS", "SOTS/indoor/nyuhaze500/hazy/1400_10.png", "SOTS/indoor/nyuhaze500/gt/1400.png"),
+        ("SOTS/outdoor", "SOTS/outdoor/hazy/0036_1_0.08.jpg", "SOTS/outdoor/gt/0036.png"),
+        ("RESIDE-IN/train", "RESIDE-IN/train/hazy/1_1_0.9.png", "RESIDE-IN/train/GT/1_1_0.9.png"),
+        ("RESIDE-IN", "RESIDE-IN/test/hazy/1400_1.png", "RESIDE-IN/test/GT/1400_1.png"),
+        ("O-HAZY", "O-HAZY/hazy/01_outdoor_hazy.jpg", "O-HAZY/GT/01_outdoor_GT.jpg"),
+        ("O-HAZE", "O-HAZE/# O-HAZY NTIRE 2018/hazy/1_hazy.jpg", "O-HAZE/# O-HAZY NTIRE 2018/GT/1_GT.jpg"),
+        ("I-HAZE", "I-HAZE/hazy/01_indoor_hazy.jpg", "I-HAZE/GT/01_indoor_GT.jpg"),
+        ("Dense", "Dense/hazy/01_hazy.png", "Dense/GT/01_GT.png"),
+        ("NH-HAZE", "NH-HAZE/01_hazy.png", "NH-HAZE/01_GT.png"),
+        ("NTIRE", "NTIRE/NH-HAZE/01_hazy.png", "NTIRE/NH-HAZE/01_GT.png"),
+        ("NH-HAZE", "NH-HAZE/test/51_hazy.png", "NH-HAZE/test/51_GT.png"),
+    ],
+)
+def test_dehazing_sets_pair_as_they_were_published(
+    tmp_path: Path, root: str, degraded: str, target: str
+) -> None:
+    grow(tmp_path, degraded, target)
+    grow((tmp_path / target).parents[1], "trans/1_1.png", "ITS_trans/0499_05.png", "depth/1.png")
+    found = find_pairs(tmp_path / root)
+    assert names(found.pairs, tmp_path) == [(degraded, target)]
+    assert found.unmatched == ()
+
+
+def test_both_kinds_may_lie_side_by_side_in_one_folder(tmp_path: Path) -> None:
+    grow(tmp_path, *(f"{n}_{side}.png" for n in (2, 10, 3) for side in ("GT", "hazy")), "readme.png")
+    (tmp_path / "3_GT.png").unlink()
+    found = find_pairs(tmp_path)
+    assert names(found.pairs, tmp_path) == [("2_hazy.png", "2_GT.png"), ("10_hazy.png", "10_GT.png")]
+    assert found.unmatched == (tmp_path / "3_hazy.png",)
+    assert {pair.group for pair in found.pairs} == {"hazy"}
+    assert found.rule == "files named hazy against files named GT, by stem without those words"
+    with pytest.raises(DataError, match="holds pairs"):
+        clear_pictures(tmp_path)
+
+
+def test_side_by_side_the_word_may_come_first_and_two_kinds_may_share_a_target(tmp_path: Path) -> None:
+    grow(tmp_path, "norain-001.png", "rain-001.png", "rainy-001.png")
+    assert names(find_pairs(tmp_path).pairs, tmp_path) == [
+        ("rain-001.png", "norain-001.png"),
+        ("rainy-001.png", "norain-001.png"),
+    ]
+
+
+def test_side_by_side_two_targets_are_ambiguous(tmp_path: Path) -> None:
+    grow(tmp_path, "1_hazy.png", "1_GT.png", "1_GT.jpg")
+    with pytest.raises(DataError, match=r"several possible targets .*: 1_GT\.jpg, 1_GT\.png"):
+        find_pairs(tmp_path)
+
+
+def test_words_alone_do_not_make_a_folder_of_pairs(tmp_path: Path) -> None:
+    grow(tmp_path, "summer_rain.jpg", "night_clear.jpg")
+    assert not has_pairs(tmp_path)
+    assert len(clear_pictures(tmp_path)) == 2
+
+
+def test_the_two_parts_of_sots_are_joined_but_never_with_training_sets(tmp_path: Path) -> None:
+    grow(tmp_path, "SOTS/indoor/hazy/1_1.png", "SOTS/indoor/gt/1.png")
+    grow(tmp_path, "SOTS/outdoor/hazy/2_0.8_0.2.jpg", "SOTS/outdoor/gt/2.png")
+    assert [pair.group for pair in find_pairs(tmp_path / "SOTS").pairs] == ["indoor/hazy", "outdoor/hazy"]
+    grow(tmp_path, "OTS/hazy/1_0.8_0.2.jpg", "OTS/clear/1.jpg")
+    with pytest.raises(UsageError, match="training sets and the test set SOTS/indoor/; give one of them"):
+        find_pairs(tmp_path)
 
 
 def test_equal_stems_win_over_identifiers(tmp_path: Path) -> None:
@@ -243,3 +318,43 @@ def test_clear_pictures_refuse_a_set_of_pairs(tmp_path: Path) -> None:
     assert clear_pictures(tmp_path / "clear") == (tmp_path / "clear/1.png",)
     with pytest.raises(DataError, match="no pictures under"):
         clear_pictures(grow(tmp_path / "empty", "a.txt"))
+
+
+FILES = (Path("hazy/1400_1.png"), Path("gt/1400.png"))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_pair_of_equal_sizes_is_left_alone(dtype: torch.dtype) -> None:
+    degraded, target = torch.ones(3, 5, 7, dtype=dtype), torch.zeros(1, 5, 7, dtype=dtype)
+    found = matched(degraded, target, files=FILES)
+    assert found[0] is degraded
+    assert found[1] is target
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_the_frame_of_reside_s_clear_pictures_is_cropped_evenly(dtype: torch.dtype) -> None:
+    inner = (torch.arange(3 * 460 * 620) % 251).reshape(3, 460, 620).to(dtype)
+    framed = torch.nn.functional.pad(inner, (10, 10, 10, 10), value=255)
+    degraded, target = matched(torch.zeros_like(inner), framed, files=FILES)
+    assert torch.equal(target, inner)
+    assert degraded.shape == target.shape
+
+
+@pytest.mark.parametrize(
+    ("degraded", "target"),
+    [
+        ((460, 620), (460, 640)),
+        ((480, 640), (460, 620)),
+        ((620, 460), (640, 480)),
+        ((460, 620), (500, 660)),
+        ((40, 60), (60, 80)),
+    ],
+)
+def test_no_other_difference_in_size_is_cropped(degraded: tuple[int, int], target: tuple[int, int]) -> None:
+    with pytest.raises(DataError) as raised:
+        matched(torch.zeros(3, *degraded), torch.zeros(3, *target), files=FILES)
+    said = str(raised.value)
+    assert f"1400_1.png ({degraded[1]}x{degraded[0]}) and " in said
+    assert f"1400.png ({target[1]}x{target[0]}) are a pair of different sizes" in said
+    assert "fairweather data check" in said
+    assert "\n" not in said

@@ -5,13 +5,18 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
+from torch import Generator, Tensor
 
-from fairweather.data.patches import Clear, Pairs, Patches, Pictures, Steps
-from fairweather.data.transforms import augment, extend, random_crop
+from fairweather.data.degradations import DEGRADATIONS
+from fairweather.data.depth import own_depth
+from fairweather.data.patches import Clear, Pairs, Patches, Pictures, Sample, Scenes, Steps
+from fairweather.data.transforms import augment, extend, random_crop, reduce, reduce_known
 from fairweather.errors import DataError, UsageError
-from fairweather.images import Picture, write_picture
+from fairweather.images import Picture, read_picture, write_picture
 
 
 @pytest.fixture
@@ -26,23 +31,57 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def rooms(root: Path) -> Path:
+    """Black pictures, blue where it is far (depth 1 against 0.1), green where the depth is not known."""
+    (root / "rooms/depth").mkdir(parents=True)
+    for i, (height, width) in enumerate([(60, 90), (80, 80)]):
+        clear = torch.zeros(3, height, width)
+        clear[2, :, width // 2 :] = 1
+        clear[1, : height // 3] = 1
+        write_picture(Picture(pixels=clear), root / f"rooms/rgb/{i}.png")
+        levels = torch.where(clear[2] == 1, 5000, 500) * (clear[1] == 0)
+        PIL.Image.fromarray(levels.numpy().astype(np.uint16)).save(root / f"rooms/depth/{i}.png")
+    return root
+
+
 PAIRS = Pairs(path=Path("pairs"))
 CLEAR = Clear(path=Path("clear"), degradation="noise")
+ROOMS = Scenes(path=Path("rooms"), ranges="its")
+
+
+def nearness(path: Path) -> Tensor | None:
+    """A teacher that makes disparity from the target's red plane, and has nothing for picture 2."""
+    return None if path.stem == "2" else 0.5 + read_picture(path).pixels[:1] / 2
 
 
 def test_a_patch_is_a_function_of_its_number(root: Path) -> None:
     first, second = (Patches([PAIRS, CLEAR], root=root, size=32, seed=3) for _ in range(2))
     later = [second[i] for i in (7, 2)]  # in another order, from another object
-    for (a, b), index in zip(later, (7, 2), strict=True):
+    for (a, b, _), index in zip(later, (7, 2), strict=True):
         assert torch.equal(first[index][0], a)
         assert torch.equal(first[index][1], b)
     assert not torch.equal(first[7][0], first[2][0])
 
 
+def test_without_zoom_a_patch_is_drawn_as_before_zoom_and_disparity_came(root: Path) -> None:
+    patches = Patches([CLEAR, PAIRS], root=root, size=32, seed=3)
+    for index in range(12):
+        generator = Generator().manual_seed((3 << 32) + index)
+        which = int(torch.multinomial(torch.ones(2), 1, generator=generator))
+        number = int(torch.randint(4, (), generator=generator))
+        folders = ["clear"] if which == 0 else ["pairs/input", "pairs/target"]
+        pictures = [read_picture(root / folder / f"{number}.png").pixels for folder in folders]
+        pictures = augment(random_crop(pictures, 32, generator), "dihedral", generator)
+        degraded, target = DEGRADATIONS["noise"](pictures[0], generator) if which == 0 else pictures
+        assert torch.equal(patches[index].degraded, degraded)
+        assert torch.equal(patches[index].target, target)
+
+
 def test_both_pictures_of_a_pair_get_the_same_window_and_flips(root: Path) -> None:
     patches = Patches([PAIRS], root=root, size=32, seed=0)
     for i in range(20):
-        degraded, target = patches[i]
+        degraded, target, _ = patches[i]
         assert degraded.shape == target.shape == (3, 32, 32)
         torch.testing.assert_close(degraded, target / 2, atol=1e-6, rtol=0)
 
@@ -51,7 +90,7 @@ def test_weights_share_out_the_patches(root: Path) -> None:
     patches = Patches(
         [PAIRS, Clear(path=Path("clear"), degradation="noise", weight=3.0)], root=root, size=16, seed=0
     )
-    paired = sum(torch.allclose(d, t / 2, atol=1e-6) for d, t in (patches[i] for i in range(200)))
+    paired = sum(torch.allclose(d, t / 2, atol=1e-6) for d, t, _ in (patches[i] for i in range(200)))
     assert 30 <= paired <= 70
 
 
@@ -91,11 +130,100 @@ def test_a_small_picture_is_mirrored_up_to_the_patch() -> None:
     assert crop.shape == (3, 32, 32)
 
 
+def test_a_zoomed_window_is_at_most_the_shorter_side_and_noise_is_made_afterwards(root: Path) -> None:
+    patches = Patches([CLEAR], root=root, size=32, seed=0, zoom=(0.25, 1.0))
+    seen = set()
+    for i in range(40):
+        degraded, target, _ = patches[i]
+        assert degraded.shape == target.shape == (3, 32, 32)
+        seen.add(round(float(target.std()), 2))
+        rough = (degraded - target).flatten()
+        assert abs(float((rough[1:] * rough[:-1]).mean() / rough.var())) < 0.1  # white, so not reduced
+    assert max(seen) - min(seen) > 0.04  # random pixels even out where a window is reduced
+    assert torch.equal(patches[5].degraded, patches[5].degraded)
+    with pytest.raises(UsageError, match=r"0 < smallest <= largest <= 1"):
+        Patches([CLEAR], root=root, size=32, seed=0, zoom=(0.5, 2.0))
+
+
+def test_a_picture_is_reduced_at_most_until_its_shorter_side_is_whole(tmp_path: Path) -> None:
+    ramp = torch.linspace(0, 1, 40)[:, None].expand(3, 40, 90)
+    write_picture(Picture(pixels=ramp), tmp_path / "wide/1.png")
+    source = Clear(path=Path("wide"), degradation="none", augment="none")
+    for zoom, size in ((0.1, 20), (0.4, 20), (0.1, 40)):
+        column = Patches([source], root=tmp_path, size=size, seed=0, zoom=(zoom, zoom))[0].target[0, :, 3]
+        assert (column.diff() > 0).all()  # not mirrored
+        assert column[0] < 0.03
+        assert column[-1] > 0.97
+
+
+def test_reducing_keeps_an_even_picture_and_the_edge_of_what_is_known() -> None:
+    torch.testing.assert_close(reduce(torch.full((3, 50, 50), 0.3), 32), torch.full((3, 32, 32), 0.3))
+    disparity = torch.full((1, 40, 40), 0.6)
+    disparity[..., 20:] = 0
+    reduced = reduce_known(disparity, 16)
+    torch.testing.assert_close(reduced[..., :8], torch.full((1, 16, 8), 0.6))
+    assert (reduced[..., 8:] == 0).all()
+
+
+@pytest.mark.parametrize("zoom", [(1.0, 1.0), (0.4, 0.7)])
+def test_scenes_are_hazed_by_the_depth_of_the_whole_picture(rooms: Path, zoom: tuple[float, float]) -> None:
+    patches = Patches([ROOMS], root=rooms, size=24, seed=0, zoom=zoom)
+    for i in range(30):
+        degraded, clear, disparity = patches[i]
+        near, far, unknown = clear[2] == 0, clear[2] == 1, clear[1] == 1
+        # beta 0.6 to 1.8, airlight 0.7 to 1: the red plane shows the haze alone, in unknown depth too.
+        assert (degraded[0][near] < 1 - np.exp(-0.18) + 0.003).all()
+        assert (degraded[0][far] > 0.7 * (1 - np.exp(-0.6)) - 0.003).all()
+        assert (disparity[0][unknown] == 0).all()
+        assert ((disparity == 0) | (disparity > 0.0499)).all()  # no mean of known and unknown
+        known = clear[1] == 0
+        torch.testing.assert_close(disparity[0][near & known], torch.ones(int((near & known).sum())))
+        assert (disparity[0][far & known] - 0.05).abs().lt(1e-4).all()
+
+
+def test_disparity_comes_from_the_teacher_turned_like_its_picture(root: Path) -> None:
+    patches = Patches([PAIRS, CLEAR], root=root, size=16, seed=0, zoom=(0.8, 1.0), teacher=nearness)
+    unknown = 0
+    for i in range(30):
+        _, target, disparity = patches[i]
+        if (disparity == 0).all():
+            unknown += 1
+        else:
+            torch.testing.assert_close(disparity, 0.5 + target[:1] / 2, atol=1e-4, rtol=0)
+    assert 0 < unknown < 15
+    assert (Patches([PAIRS], root=root, size=16, seed=0)[0].disparity == 0).all()
+
+
+def test_a_teacher_of_another_size_or_range_is_refused(root: Path) -> None:
+    for bad in (1.5, -0.1, float("nan")):
+        patches = Patches(
+            [CLEAR], root=root, size=16, seed=0, teacher=lambda path, bad=bad: torch.full((1, 1, 1), bad)
+        )
+        with pytest.raises(DataError, match=r"disparity outside 0 to 1 for .*png"):
+            patches[0]
+    patches = Patches([CLEAR], root=root, size=16, seed=0, teacher=lambda path: torch.ones(1, 5, 5))
+    with pytest.raises(DataError, match=r"disparity of shape .1, 5, 5. for .*png"):
+        patches[0]
+
+
+def test_validation_scenes_are_whole_and_the_same_each_time(rooms: Path) -> None:
+    pictures = Pictures([ROOMS, PAIRS], root=rooms, teacher=own_depth(rooms / "rooms"))
+    first, again = pictures[0], pictures[0]
+    assert isinstance(first, Sample)
+    assert [x.shape for x in first] == [(3, 60, 90), (3, 60, 90), (1, 60, 90)]
+    assert torch.equal(first.degraded, again.degraded)
+    assert (first.disparity[:, :20] == 0).all()
+    assert (first.disparity[:, 20:] > 0).all()
+    assert (pictures[2].disparity == 0).all()  # the teacher does not know it
+
+
 def test_missing_data_and_wrong_names_say_what_to_do(root: Path) -> None:
     with pytest.raises(DataError, match="--set data_root=DIR"):
         Patches([Clear(path=Path("nothing"), degradation="noise")], root=root, size=16, seed=0)
     with pytest.raises(UsageError, match="did you mean 'noise'"):
         Patches([Clear(path=Path("clear"), degradation="nois")], root=root, size=16, seed=0)
+    with pytest.raises(UsageError, match="unknown range of haze 'it'; did you mean 'its'"):
+        Patches([Scenes(path=Path("clear"), ranges="it")], root=root, size=16, seed=0)
     with pytest.raises(DataError, match="none of them in the ranges"):
         Pictures([Clear(path=Path("clear"), degradation="noise", keep=((9, 12),))], root=root)
 
