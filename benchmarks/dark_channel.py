@@ -1,7 +1,7 @@
 """Dehazing without learning: the dark channel prior, to compare networks with.
 
-    python -m benchmarks.dark_channel --data DATA/o_haze       # pairs in any layout of data/pairs.py
-    python -m benchmarks.dark_channel --scenes DATA/rgbd       # clear pictures with depth maps, hazed by us
+    python -m benchmarks.dark_channel DATA/o_haze       # pairs in any layout of data/pairs.py
+    python -m benchmarks.dark_channel DATA/rgbd         # clear pictures with depth maps, hazed as `evaluate` does
 
 He, Sun and Tang, "Single Image Haze Removal Using Dark Channel Prior" (CVPR 2009), with the guided filter of the same
 authors (ECCV 2010) in place of soft matting. Patch and radius are theirs, for pictures of about 600x400 pixels.
@@ -9,18 +9,14 @@ authors (ECCV 2010) in place of soft matting. Patch and radius are theirs, for p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import torch.nn.functional as F
 import typer
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.data.pairs import complete_pairs, matched
-from fairweather.data.patches import Pictures, Scenes
-from fairweather.images import read_picture
+from fairweather.evaluate import pictures_of
 from fairweather.metrics import ScoreTable, score
 
 PATCH = 15
@@ -64,49 +60,19 @@ def dehaze(hazy: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     return ((hazy - light) / transmission.clamp(min=LOWEST) + light).clamp(0, 1)
 
 
-def measure(pictures: Iterator[tuple[Tensor, Tensor]]) -> dict[str, ScoreTable]:
-    """Scores of dehazed and hazy pictures by profile; `pictures` gives (hazy, clear)."""
+def main(data: Path, split: str = "test") -> None:
+    """Score the baseline, and the hazy pictures as they are."""
     tables = {"dehazeformer": ScoreTable(), "rgb": ScoreTable()}
-    for number, (hazy, clear) in enumerate(pictures):
+    _, _, items = pictures_of(data, task="dehaze", split=split)
+    for name, group, _, read in items:
+        hazy, clear, _ = read()
         dehazed = dehaze(hazy)
         for profile, table in tables.items():
-            table.add(str(number), "", score(profile, dehazed, clear), score(profile, hazy, clear))
-    return tables
-
-
-def paired(data: Path, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (hazy, clear) pictures of a set of pairs."""
-    for pair in complete_pairs(data, split=split).pairs:
-        hazy, clear = read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
-        yield matched(hazy, clear, files=(pair.degraded, pair.target))
-
-
-def hazed(scenes: Path, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Clear pictures hazed by their depth as RESIDE's indoor training set is, the same at every call."""
-    pictures = Pictures((Scenes(path=Path(), split=split, ranges="its"),), root=scenes)
-    for number in range(len(pictures)):
-        sample = pictures[number]
-        yield sample.degraded, sample.target
-
-
-def main(
-    data: Annotated[Path | None, typer.Option(help="A set of hazy and clear pictures.")] = None,
-    scenes: Annotated[Path | None, typer.Option(help="A set of clear pictures with depth maps.")] = None,
-    split: str = "test",
-) -> None:
-    """Score the baseline, and the hazy pictures as they are."""
-    if data:
-        tables = measure(paired(data, split))
-    elif scenes:
-        tables = measure(hazed(scenes, split))
-    else:
-        raise typer.BadParameter("give --data or --scenes")
+            table.add(name, group, score(profile, dehazed, clear), score(profile, hazy, clear))
     for profile, table in tables.items():
-        means = table.overall()
-        print(
-            f"{means.count} pictures, profile {profile}: {means.psnr:.2f} dB, SSIM {means.ssim:.4f}", end="; "
-        )
-        print(f"input: {means.input_psnr:.2f} dB, SSIM {means.input_ssim:.4f}")
+        m = table.overall()
+        print(f"{m.count} pictures, profile {profile}: {m.psnr:.2f} dB / {m.ssim:.4f}", end="; ")
+        print(f"input: {m.input_psnr:.2f} dB / {m.input_ssim:.4f}")
 
 
 if __name__ == "__main__":

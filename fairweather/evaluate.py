@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fairweather import __version__
-from fairweather.data.degradations import paper_noise
-from fairweather.data.depth import read_depth
+from fairweather.data.degradations import paper_noise, random_depth_haze
+from fairweather.data.depth import Depth, Scene, find_scenes, read_depth, read_scene
 from fairweather.data.pairs import (
     Pair,
     clear_pictures,
@@ -38,6 +38,12 @@ PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer"}
 """What the papers of each task score by; rgb for the others."""
 SIGMAS = (15.0, 25.0, 50.0)
 """Noise of the denoising papers' tables, in 8-bit grey levels."""
+
+
+Read = tuple[Tensor, Tensor, Depth | None]
+"""(degraded, target), and the true depth where it is known."""
+Item = tuple[str, str, Path | None, Callable[[], Read]]
+"""Name, group, depth map, and a call that reads all three: only one pair is in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +116,8 @@ def evaluate(
     clear one, with the stem of the clear picture: depth/1400.png of clear/1400.png (values as in data/depth.py).
 
     Args:
-        root: pairs in any layout of `data/pairs.py`, or, for denoising, clear pictures that get noise.
+        root: pairs in any layout of `data/pairs.py`; for denoising also clear pictures, which get noise; for dehazing
+            also clear pictures with depth maps (data/depth.py), which get haze.
         split: by default the test split, where the set is split.
         profile: a name in `metrics.PROFILES`; by default what the task's papers use.
         sigmas: noise to add to clear pictures, each its own group; by default 15, 25 and 50.
@@ -126,26 +133,16 @@ def evaluate(
         raise UsageError(
             f"--sigma is {', '.join(f'{s:g}' for s in sigmas)}; expected grey levels of 0 or more"
         )
-    found = splits(root) if root.is_dir() else {}
-    if split is None and "test" in found:
-        split = "test"
-    base = split_folder(root, split) if root.is_dir() else root
-    if not root.is_dir() or has_pairs(base):
-        if sigmas:
-            raise UsageError(f"{root} holds pairs already; --sigma is for clear pictures")
-        rule, files, items = _paired(root, split)
-    elif restorer.task == "denoise":
-        rule, files, items = _with_noise(root, split, sigmas or SIGMAS)
-    else:
-        raise DataError(f"{base} holds no pairs of degraded and clear pictures to score {restorer.task} on")
+    split = split or _test_split(root)
+    rule, files, items = pictures_of(root, task=restorer.task, split=split, sigmas=sigmas)
     table = ScoreTable()
     depths: list[tuple[Path, DepthScores]] = []
-    for number, (name, group, depth_map, pictures) in enumerate(items, start=1):
-        degraded, target = pictures()
+    for number, (name, group, depth_file, read) in enumerate(items, start=1):
+        degraded, target, depth = read()
         result = restorer.restore(degraded, tile=tile)
         table.add(name, group, score(chosen, result.image, target), score(chosen, degraded, target))
-        if depth_map and result.depth is not None:
-            depths.append((depth_map, _depth_scores(result.depth, depth_map)))
+        if depth_file and depth and result.depth is not None:
+            depths.append((depth_file, depth_scores(result.depth, depth.depth, depth.known)))
         if progress:
             progress(number, len(items))
     return Evaluation(
@@ -166,6 +163,26 @@ def evaluate(
     )
 
 
+def _test_split(root: Path) -> str | None:
+    return "test" if root.is_dir() and "test" in splits(root) else None
+
+
+def pictures_of(
+    root: Path, *, task: str, split: str | None = None, sigmas: Sequence[float] = ()
+) -> tuple[str, list[Path], list[Item]]:
+    """What a task is scored on: how it was paired or made, the files, and the pictures; see `evaluate`."""
+    base = split_folder(root, split) if root.is_dir() else root
+    if not root.is_dir() or has_pairs(base):
+        if sigmas:
+            raise UsageError(f"{root} holds pairs already; --sigma is for clear pictures")
+        return _paired(root, split)
+    if task == "denoise":
+        return _with_noise(root, split, sigmas or SIGMAS)
+    if task == "dehaze":
+        return _with_haze(root, split)
+    raise DataError(f"{base} holds no pairs of degraded and clear pictures to score {task} on")
+
+
 def _finite(value: Any) -> Any:
     """JSON has no inf and nan; they become null."""
     if isinstance(value, dict):
@@ -173,10 +190,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Item = tuple[str, str, Path | None, Callable[[], tuple[Tensor, Tensor]]]
-"""Name, group, depth map, and a call that reads (degraded, target): only one pair is in memory at a time."""
 
 
 def _digest(files: Sequence[Path]) -> str:
@@ -189,15 +202,32 @@ def _digest(files: Sequence[Path]) -> str:
 def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
     found = complete_pairs(root, split=split)
     files = [file for p in found.pairs for file in (p.degraded, p.target)]
+    maps = [_depth_map(p.target) for p in found.pairs]
     items: list[Item] = [
-        (p.degraded.name, p.group, _depth_map(p.target), partial(_read_pair, p)) for p in found.pairs
+        (p.degraded.name, p.group, m, partial(_read_pair, p, m))
+        for p, m in zip(found.pairs, maps, strict=True)
     ]
     return found.rule, files, items
 
 
-def _read_pair(pair: Pair) -> tuple[Tensor, Tensor]:
+def _read_pair(pair: Pair, depth_map: Path | None) -> Read:
     degraded, target = read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
-    return matched(degraded, target, files=(pair.degraded, pair.target))
+    degraded, target = matched(degraded, target, files=(pair.degraded, pair.target))
+    if depth_map is None:
+        return degraded, target, None
+    height, width = degraded.shape[-2:]
+    depth = Depth(*(cropped(x, (width, height)) for x in read_depth(depth_map)))
+    if depth.known.shape[-2:] != (height, width):
+        raise DataError(
+            f"{depth_map} is {depth.known.shape[-1]}x{depth.known.shape[-2]}, its picture {width}x{height}; "
+            "depth must be registered to the picture"
+        )
+    return degraded, target, depth
+
+
+def _depth_map(target: Path) -> Path | None:
+    maps = [target.parent.with_name("depth") / f"{target.stem}{kind}" for kind in (".png", ".npy")]
+    return next((path for path in maps if path.is_file()), None)
 
 
 def _with_noise(root: Path, split: str | None, sigmas: Sequence[float]) -> tuple[str, list[Path], list[Item]]:
@@ -209,26 +239,25 @@ def _with_noise(root: Path, split: str | None, sigmas: Sequence[float]) -> tuple
     return rule, files, items
 
 
-def _read_noisy(file: Path, sigma: float) -> tuple[Tensor, Tensor]:
+def _read_noisy(file: Path, sigma: float) -> Read:
     clear = read_picture(file).pixels
-    return paper_noise(clear, sigma=sigma), clear
+    return paper_noise(clear, sigma=sigma), clear, None
 
 
-def _depth_map(target: Path) -> Path | None:
-    maps = [target.parent.with_name("depth") / f"{target.stem}{kind}" for kind in (".png", ".npy")]
-    return next((path for path in maps if path.is_file()), None)
+def _with_haze(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
+    scenes = find_scenes(root, split=split)
+    files = [file for scene in scenes for file in (scene.picture, scene.depth)]
+    rule = "hazed by their depth: beta 0.6 to 1.8 and airlight 0.7 to 1 as RESIDE's ITS, seeded by number"
+    items: list[Item] = [
+        (s.picture.name, "its", s.depth, partial(_read_hazed, s, i)) for i, s in enumerate(scenes)
+    ]
+    return rule, files, items
 
 
-def _depth_scores(disparity: Tensor, depth_map: Path) -> DepthScores:
-    """The scores of the network's disparity (1, h, w), over the pixels whose depth is known."""
-    height, width = disparity.shape[-2:]
-    depth, known = (cropped(x, (width, height)) for x in read_depth(depth_map))
-    if depth.shape != disparity.shape:
-        raise DataError(
-            f"{depth_map} is {depth.shape[-1]}x{depth.shape[-2]}, its picture {width}x{height}; "
-            "depth must be registered to the picture"
-        )
-    return depth_scores(disparity, depth, known)
+def _read_hazed(scene: Scene, number: int) -> Read:
+    clear, depth = read_scene(scene)
+    hazy, target = random_depth_haze(clear, depth.depth, Generator().manual_seed(number), ranges="its")
+    return hazy, target, depth
 
 
 def _depth_means(scored: Sequence[tuple[Path, DepthScores]]) -> DepthMeans | None:

@@ -135,3 +135,16 @@ def test_the_command_prints_depth_scores(
     assert ended.exit_code == 0
     assert "profile dehazeformer:" in ended.stdout
     assert "of 2 pictures: abs-rel 0.0000, within a factor of 1.25 1.0000" in ended.stdout
+
+
+def test_clear_pictures_with_depth_maps_are_hazed_by_their_depth(tmp_path: Path) -> None:
+    clear = np.random.default_rng(0).integers(0, 128, (30, 40, 3)).astype(np.uint8)
+    write(tmp_path / "test" / "rgb" / "room.png", clear)
+    write(tmp_path / "test" / "depth" / "room.png", depth_levels(30, 40))
+    depth = read_depth(tmp_path / "test" / "depth" / "room.png").depth
+    report = evaluate(Seer(1 / depth), tmp_path)
+    assert "RESIDE's ITS" in report.rule
+    assert report.table.overall().psnr < 20  # beta is 0.6 or more: the haze can be seen
+    assert report.as_dict() == evaluate(Seer(1 / depth), tmp_path).as_dict()  # the same haze each time
+    assert report.depth is not None
+    assert (report.depth.abs_rel, report.depth.delta_125) == pytest.approx((0, 1), abs=1e-5)
