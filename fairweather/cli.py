@@ -6,6 +6,7 @@ pictures failed, 2 wrong usage, 3 weights or network missing, 4 not enough memor
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 from pathlib import Path
@@ -73,10 +74,9 @@ def main() -> None:
 # Restoring -------------------------------------------------------------------------------------------------------
 
 
-def _add_task(task: str, help: str) -> None:
-    """Add the command of one task; they all take the same options."""
+def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
+    """Add the command of one task; they all take the same options, but --depth where there is none."""
 
-    @app.command(task, help=help)
     def restore(
         inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for stdin.")],
         output: Annotated[
@@ -97,6 +97,14 @@ def _add_task(task: str, help: str) -> None:
         compare: Annotated[
             bool, typer.Option("--compare", help="Also write before and after side by side.")
         ] = False,
+        depth: Annotated[
+            str | None,
+            typer.Option(
+                metavar="OUT",
+                help="Also write relative depth, near is bright: a 16-bit .png and OUT.colour.png; "
+                "for several pictures a folder.",
+            ),
+        ] = None,
         device: Device = "auto",
         precision: Precision = "auto",
         max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = 100.0,
@@ -112,7 +120,7 @@ def _add_task(task: str, help: str) -> None:
         size = _tile(tile)
         if compare and output == "-":
             raise UsageError("--compare writes a second file, and -o - has no place for it; give -o a file")
-        jobs = plan(inputs, task=task, output=output, format=format)
+        jobs = plan(inputs, task=task, output=output, depth=depth, format=format)
         restorer = load(task, model=model, device=device, precision=precision)
         options = Options(
             strength=strength,
@@ -141,13 +149,20 @@ def _add_task(task: str, help: str) -> None:
                     elif not quiet and not as_json:
                         say(outcome.line())
             finally:  # also when interrupted
-                if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]):
+                if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]) and any(counts.values()):
                     told = ", ".join(f"{n} {status}" for status, n in counts.items())
                     say(f"{told}, of {len(jobs)} pictures")
         if worst:
             raise typer.Exit(worst)
 
+    if not finds_depth:
+        signature = inspect.signature(restore, eval_str=True)
+        options = [option for option in signature.parameters.values() if option.name != "depth"]
+        restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    app.command(task, help=help)(restore)
 
+
+_add_task("dehaze", "Remove haze and fog.", finds_depth=True)
 _add_task("derain", "Remove rain, by day and by night.")
 _add_task("denoise", "Remove colour noise.")
 
@@ -217,13 +232,16 @@ def models_info(name: str, as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Option(help="A data set: pairs, or clear pictures for denoising.")],
-    task: Annotated[str, typer.Option(help="derain, denoise.")],
+    task: Annotated[str, typer.Option(help="derain, dehaze or denoise.")],
     model: Model = None,
     split: Annotated[
         str | None, typer.Option(help="By default the test split, where there are splits.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="rgb, y, nitedr or rgb_float; by default the task's.")
+        str | None,
+        typer.Option(
+            help="rgb, y, nitedr, rgb_float, dehazeformer, dehazeformer_8bit or dcmpnet; by default the task's."
+        ),
     ] = None,
     sigma: Annotated[
         list[float] | None,
@@ -269,6 +287,11 @@ def evaluate(
         print(
             f"{name:16} {means.count:8} {means.psnr:7.2f} {means.ssim:7.4f}          "
             f"{means.input_psnr:7.2f} {means.input_ssim:7.4f}"
+        )
+    if report.depth:
+        print(
+            f"depth, up to scale and shift, of {report.depth.count} pictures: "
+            f"abs-rel {report.depth.abs_rel:.4f}, within a factor of 1.25 {report.depth.delta_125:.4f}"
         )
     if json_file:
         report.save(json_file)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from fairweather import images
 from fairweather.compare import side_by_side
-from fairweather.data.degradations import add_noise, add_rain, darken, rain_streaks
+from fairweather.data.degradations import add_haze, add_noise, add_rain, darken, rain_streaks
+from fairweather.data.depth import fill_nearest
+from fairweather.depth_picture import coloured
 from fairweather.errors import MissingExtraError
 from fairweather.metrics import score
 from fairweather.pipeline import load
@@ -64,7 +68,23 @@ def strong_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return add_noise(clear, sigma=40, generator=generator, clip=True), clear
 
 
+def dense_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Haze by the measured depth of skimage.data.stereo_motorcycle: three fifths of the light of the nearest things
+    arrive, three tenths of that of the farthest, at 5 m."""
+    return add_haze(clear, motorcycle_depth(), beta=1.2, airlight=0.9), clear
+
+
+def motorcycle_depth() -> Float[Tensor, "1 h w"]:
+    """Relative depth of the motorcycle scene, 1 for the farthest: 1 / (disparity + 31.086), the number of pixels by
+    which the principal points of its two cameras differ. Holes in the disparity have the nearest known value."""
+    disparity = torch.from_numpy(_skimage("stereo_motorcycle")[2].astype("float32"))[None]
+    known = disparity.isfinite()
+    inverse = fill_nearest(disparity.where(known, torch.tensor(0.0)), known) + 31.086
+    return inverse.min() / inverse
+
+
 SCENES: tuple[Scene, ...] = (
+    Scene("stereo_motorcycle", "haze by true depth", "dehaze", dense_haze),
     Scene("rocket", "rain at night", "derain", night_rain),
     Scene("coffee", "rain by day", "derain", heavy_rain),
     Scene("astronaut", "noise, sigma 40", "denoise", strong_noise),
@@ -72,12 +92,17 @@ SCENES: tuple[Scene, ...] = (
 
 
 def photograph(name: str) -> Float[Tensor, "3 h w"]:
-    """A photograph that comes with scikit-image."""
+    """A photograph that comes with scikit-image; of a stereo pair the left one."""
+    found = _skimage(name)
+    return images.from_array(found[0] if isinstance(found, tuple) else found).pixels
+
+
+def _skimage(name: str) -> Any:
     try:
         from skimage import data
     except ImportError:
         raise MissingExtraError("the demo", "demo") from None
-    return images.from_array(getattr(data, name)()).pixels
+    return getattr(data, name)()
 
 
 def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
@@ -90,6 +115,8 @@ def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
         result = restorers[scene.task].restore(before)
         stem = f"{scene.photograph}-{scene.task}"
         columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
+        if result.depth is not None:
+            columns["depth found: near is bright"] = coloured(result.depth)
         for name, pixels in (
             ("before", before),
             ("after", result.image),

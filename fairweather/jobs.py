@@ -6,6 +6,8 @@ seen = done + skipped + failed.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import glob
 import re
 import sys
@@ -16,6 +18,7 @@ from typing import Literal
 
 from fairweather import images
 from fairweather.compare import side_by_side
+from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, PictureError, UsageError
 from fairweather.pipeline import PAST, Restorer, Result
 
@@ -30,6 +33,13 @@ class Job:
 
     source: Path
     target: Path
+    depth: Path | None = None
+    """Where its depth goes, if it is wanted; a coloured picture of it goes beside."""
+
+    def files(self) -> list[Path]:
+        """All that it writes, but for standard output."""
+        picture = [] if self.target == STREAM else [self.target]
+        return picture + list(depth_files(self.depth) if self.depth else [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,9 @@ class Outcome:
         r = self.result
         tiles = "whole" if r.tiles == 1 else f"{r.tiles} tiles"
         beside = f", compare {self.compare.name}" if self.compare else ""
+        if self.job.depth:
+            grey, colour = depth_files(self.job.depth)
+            beside += f", depth {grey} and {colour.name}"
         how = f"{r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 
@@ -79,6 +92,8 @@ class Outcome:
             record["compare"] = str(self.compare)
         if self.result:
             r = self.result
+            if self.job.depth:
+                record["depth"], record["depth_colour"] = map(str, depth_files(self.job.depth))
             record |= {
                 "model": r.model,
                 "task": r.task,
@@ -142,9 +157,9 @@ def _is_input(path: Path, folder: Path, output: str | None) -> bool:
 
 
 def _is_result(path: Path) -> bool:
-    """photo.derained.jpg, photo.derained-2.jpg, photo.derained.compare.png"""
+    """photo.derained.jpg, photo.derained-2.jpg, photo.derained.compare.png, photo.depth.png, photo.depth.colour.png"""
     words = "|".join([*PAST.values(), "compare"])
-    return bool(re.search(rf"\.({words})(-\d+)?$", path.stem))
+    return bool(re.search(rf"\.(({words})(-\d+)?|depth(-\d+)?(\.colour)?)$", path.stem))
 
 
 def plan(
@@ -152,12 +167,14 @@ def plan(
     *,
     task: str,
     output: str | None = None,
+    depth: str | None = None,
     format: str | None = None,
 ) -> list[Job]:
     """Where each result goes.
 
     Without `output` it lies beside its input: photo.jpg becomes photo.derained.jpg. A folder as output keeps names
-    and tree; a file (or '-') takes a single result.
+    and tree; a file (or '-') takes a single result. The same holds for `depth`, a .png file or a folder, in which
+    photo.jpg becomes photo.depth.png and photo.depth.colour.png.
 
     Raises:
         UsageError: for several inputs and one output file, two inputs that would share an output, or an output
@@ -167,7 +184,8 @@ def plan(
         raise UsageError(f"--format {format!r}: expected one of {', '.join(images.FORMATS)}")
     found = find_inputs(inputs, output)
     several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
-    to_folder = output is not None and _is_folder(output, several, len(found))
+    to_folder = output is not None and _is_folder("-o", output, several, len(found))
+    depth_folder = depth is not None and _is_folder("--depth", depth, several, len(found))
     if output and output != "-" and not to_folder:
         _check_file_name(output, format)
     jobs = []
@@ -180,23 +198,29 @@ def plan(
             target = Path(output) / inside.with_name(f"{inside.stem}{_suffix(inside, format)}")
         else:
             target = Path(output)
-        jobs.append(Job(source, target))
-    if output is None:  # the shell's *.jpg names earlier results along with their sources
-        results = {job.target.resolve() for job in jobs if job.source != STREAM}
-        jobs = [job for job in jobs if not (_is_result(job.source) and job.source.resolve() in results)]
+        beside = Path(depth) if depth else None
+        if beside and depth_folder:
+            beside /= inside.with_name(f"{inside.stem}.depth.png")
+        jobs.append(Job(source, target, beside))
+    results: set[Path] = set()  # the shell's *.jpg names earlier results along with their sources
+    for job in jobs:
+        made = [*depth_files(job.source.with_name(f"{job.source.stem}.depth.png"))]
+        made += [job.target, _comparison(job.target)] if output is None else []
+        results.update(file.resolve() for file in made)
+    jobs = [job for job in jobs if not (_is_result(job.source) and job.source.resolve() in results)]
     _check_clashes(jobs)
     return jobs
 
 
-def _is_folder(output: str, several: bool, count: int) -> bool:
-    """Whether -o means a folder; several results need one."""
+def _is_folder(option: str, output: str, several: bool, count: int) -> bool:
+    """Whether -o or --depth means a folder; several results need one."""
     path = Path(output)
     if output == "":
-        raise UsageError("an empty name as -o; expected a file, a folder or -")
+        raise UsageError(f"an empty name as {option}; expected a file or a folder")
     if path.is_dir() or output.endswith("/"):
         return True
     if several and (output == "-" or path.is_file() or path.suffix.lower() in images.EXTENSIONS):
-        raise UsageError(f"-o {output} takes one picture, but there are {count} inputs; give a folder")
+        raise UsageError(f"{option} {output} takes one picture, but there are {count} inputs; give a folder")
     return output != "-" and (several or not path.suffix)
 
 
@@ -216,18 +240,23 @@ def _suffix(source: Path, format: str | None) -> str:
 
 def _check_clashes(jobs: list[Job]) -> None:
     sources = {job.source.resolve(): job.source for job in jobs if job.source != STREAM}
-    targets: dict[Path, Path] = {}
+    made: dict[Path, Path] = {}
     for job in jobs:
-        if job.target == STREAM:
-            continue
-        target = job.target.resolve()
-        if target in sources:
-            raise UsageError(f"{job.target} would overwrite the input {sources[target]}; choose another -o")
-        if target in targets:
-            raise UsageError(
-                f"{targets[target]} and {job.source} would share the output {job.target}; rename one"
-            )
-        targets[target] = job.source
+        for file in job.files():
+            place = file.resolve()
+            if place in sources:
+                option = "-o" if file == job.target else "--depth"
+                raise UsageError(
+                    f"{file} would overwrite the input {sources[place]}; choose another {option}"
+                )
+            if place in made:
+                both = (
+                    f"{made[place]} and {job.source}"
+                    if made[place] != job.source
+                    else "a result and its depth"
+                )
+                raise UsageError(f"{both} would share the output {file}; rename one")
+            made[place] = job.source
 
 
 def run(
@@ -243,32 +272,41 @@ def run(
         progress: called with (job, tiles done, tiles in all).
 
     Raises:
-        UsageError: for options that fit no picture.
+        UsageError: for options that fit no picture, or if depth is wanted of a network that does not find it.
     """
     options = options or Options()
-    compared: set[Path] = set()
+    if any(job.depth for job in jobs) and not restorer.finds_depth:
+        raise UsageError(
+            f"{restorer.model} as loaded finds no depth; leave out --depth or choose a dcmpnet model that does"
+        )
+    written: set[Path] = set()
     for job in jobs:
         try:
-            target = _free_target(job.target, options.existing)
-            if target is None:
-                message = f"{job.target} exists; --existing overwrite or number writes it"
+            taken = [file for file in job.files() if file.exists()]
+            if taken and options.existing in ("skip", "error"):
+                message = f"{taken[0]} exists; --existing overwrite or number writes it"
                 failed = options.existing == "error"
                 yield Outcome(job, "failed" if failed else "skipped", message, exit_code=int(failed))
                 continue
-            yield _restore_one(Job(job.source, target), restorer, options, compared, progress)
+            if options.existing == "number":
+                job = _numbered(job)
+            elif folder := next((file for file in taken if file.is_dir()), None):
+                raise PictureError(f"{folder} is a folder; expected a file name")
+            written.update(job.files())
+            yield _restore_one(job, restorer, options, written, progress)
         except UsageError:
             raise
         except FairweatherError as error:
             yield Outcome(job, "failed", str(error), error.exit_code)
         except OSError as error:  # a name too long for the file system
-            yield Outcome(job, "failed", f"{job.target}: {error.strerror}", 1)
+            yield Outcome(job, "failed", f"{error.filename or job.target}: {error.strerror}", 1)
 
 
 def _restore_one(
     job: Job,
     restorer: Restorer,
     options: Options,
-    compared: set[Path],
+    written: set[Path],
     progress: Callable[[Job, int, int], None] | None,
 ) -> Outcome:
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
@@ -279,31 +317,40 @@ def _restore_one(
         tile=options.tile,
         progress=progress and (lambda i, n: progress(job, i, n)),
     )
+    with contextlib.ExitStack() as together:  # without the picture there is no depth either
+        if job.depth and result.depth is not None:
+            together.enter_context(depth_written(result.depth, job.depth))
+        if job.target != STREAM:
+            images.write_picture(result.image, job.target, format=options.format)
     if job.target == STREAM:
         sys.stdout.buffer.write(images.encode_picture(result.image, format=options.format))
         sys.stdout.buffer.flush()
         return Outcome(job, "done", result=result)
-    images.write_picture(result.image, job.target, format=options.format)
     if not options.compare:
         return Outcome(job, "done", result=result)
-    beside = job.target.with_name(f"{job.target.stem}.compare.png")
-    if options.existing != "overwrite" or beside in compared:  # a.png and a.jpg: each keeps its own
-        beside = _free_target(beside, "number") or beside
-    compared.add(beside)
+    beside = _comparison(job.target)
+    if options.existing != "overwrite" or beside in written:  # a.png and a.jpg: each keeps its own
+        beside = _free(beside)
+    written.add(beside)
     columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
     images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
     return Outcome(job, "done", result=result, compare=beside)
 
 
-def _free_target(target: Path, existing: Existing) -> Path | None:
-    """Where to write, or None where something is there already and may not be touched."""
-    if target == STREAM or existing == "overwrite" or not target.exists():
-        if target.is_dir():
-            raise PictureError(f"{target} is a folder; expected a file name")
-        return target
-    if existing != "number":
-        return None
-    number = 2
-    while (free := target.with_name(f"{target.stem}-{number}{target.suffix}")).exists():
+def _comparison(target: Path) -> Path:
+    return target.with_name(f"{target.stem}.compare.png")
+
+
+def _numbered(job: Job) -> Job:
+    """The job with names under which nothing is there yet."""
+    target = job.target if job.target == STREAM else _free(job.target)
+    return dataclasses.replace(job, target=target, depth=job.depth and _free(job.depth, depth_files))
+
+
+def _free(path: Path, files: Callable[[Path], Sequence[Path]] = lambda path: [path]) -> Path:
+    """The path itself, or photo-2.png and so on: the first of whose files none is there."""
+    free, number = path, 1
+    while any(file.exists() for file in files(free)):
         number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from fairweather import images, weights
+from fairweather.depth_picture import write_depth
 from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, unknown_name
 from fairweather.images import Picture
 from fairweather.models import MODELS, choose_weights, create_model, from_file, restored
@@ -79,6 +80,14 @@ class Result:
             raise UsageError("a batch of tensors has no file to write; save its pictures one by one")
         images.write_picture(self.picture, Path(path), format=format, quality=quality)
 
+    def save_depth(self, path: str | Path) -> None:
+        """Write the depth as a 16-bit grey PNG, near is bright, and beside it NAME.colour.png; see `write_depth`."""
+        if self.depth is None or self.picture is None:
+            raise UsageError(
+                f"{self.model} gave no depth of one picture; dcmpnet models do, one picture at a time"
+            )
+        write_depth(self.depth, Path(path))
+
 
 class Restorer:
     """A network with its weights on a device, ready to restore pictures. Safe to use from several threads."""
@@ -90,6 +99,11 @@ class Restorer:
         convert_conv2d_weight_memory_format(self.net, torch.channels_last)
         self.model, self.task, self.sha256 = model, task, sha256
         self.device, self.precision = device, precision
+
+    @property
+    def finds_depth(self) -> bool:
+        """Whether results have a depth."""
+        return isinstance(self.net, DCMPNet) and self.net.depth_network is not None
 
     def restore(
         self,
@@ -252,7 +266,8 @@ class Restorer:
     def _auto_tile(self) -> int:
         """The largest tile that takes at most half of the free memory."""
         side = int((available_memory(self.device) / 2 / MODELS[self.model].bytes_per_pixel) ** 0.5)
-        return max(SMALLEST, min(side, LARGEST_TILE))
+        largest = LARGEST_WHOLE if MODELS[self.model].tiling == "consistent" else LARGEST_TILE
+        return max(SMALLEST, min(side, largest))
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
@@ -260,6 +275,8 @@ class Restorer:
 
 LARGEST_TILE = 1024
 """Beyond it a tile is no faster on a CPU, only larger."""
+LARGEST_WHOLE = 2048
+"""The same for networks that look at the whole picture, whose tiles only come near to it."""
 DEPTH_SIDE = 512
 """Longest side of the copy that depth is found in: depth needs the whole scene more than its details."""
 
@@ -275,7 +292,7 @@ def load(
     """Load the weights for a task, ready to restore.
 
     Args:
-        name: a task (derain, denoise), a model name (its first task), or a .safetensors of ours.
+        name: a task (dehaze, derain, denoise), a model name (its first task), or a .safetensors of ours.
         model: for a task, another model than its usual one, or a .safetensors of ours.
         device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
         precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.

@@ -23,20 +23,22 @@ def spans(length: int, tile: int, overlap: int, align: int = 1) -> list[tuple[in
     """Cut `length` pixels into even spans (first, end) of at most `tile`; neighbours share 2 * overlap pixels or more.
 
     Args:
+        tile: at least 2 * overlap + align.
         align: every span starts at a multiple of it, so that a network's own grid falls on the same pixels in each.
+            The last may be shorter than the others by less than that.
 
     >>> spans(100, 60, 10)
     [(0, 60), (40, 100)]
     >>> spans(200, 100, 10, align=16)
-    [(0, 80), (48, 140), (112, 200)]
+    [(0, 84), (64, 148), (128, 200)]
     """
     if length <= tile:
         return [(0, length)]
-    most = tile - (align - 1)  # a start that moves back to the grid lengthens its span
-    count = math.ceil((length - 2 * overlap) / (most - 2 * overlap))
-    size = math.ceil((length + (count - 1) * 2 * overlap) / count)
-    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    return [(start // align * align, min(start + size, length)) for start in starts]
+    steps = math.ceil((length - 2 * overlap) / align)
+    count = math.ceil(steps / ((tile - 2 * overlap) // align))
+    size = math.ceil(steps / count) * align + 2 * overlap
+    starts = [i * steps // count * align for i in range(count)]
+    return [(start, min(start + size, length)) for start in starts]
 
 
 def run_tiled(
@@ -55,13 +57,14 @@ def run_tiled(
 
     Args:
         network: keeps height and width; called with one tile at a time.
-        tile: the largest side of a tile, at least 4 * overlap + align - 1.
+        tile: the largest side of a tile, at least 4 * overlap + align - 1, and at least align.
         align: see `spans`.
         progress: called with (tiles done, tiles in all).
     """
-    if tile < max(1, 4 * overlap + align - 1):  # else three tiles would blend at one place
+    least = max(align, 4 * overlap + align - 1)  # else three tiles would blend at one place
+    if tile < least:
         raise ValueError(
-            f"a tile of {tile} pixels is smaller than four overlaps of {overlap} (and {align - 1})"
+            f"a tile of {tile} pixels is too small for overlap={overlap} and align={align}: expected {least} or more"
         )
     rows, columns = (spans(n, tile, overlap, align) for n in picture.shape[-2:])
     result = torch.zeros_like(picture)

@@ -21,10 +21,12 @@ import torch
 
 from fairweather import cli
 from fairweather.errors import OutOfMemoryError
-from fairweather.weights import WEIGHTS
+from fairweather.models import create_model
+from fairweather.weights import WEIGHTS, save_weights
 
 COMMANDS = [
     [],
+    ["dehaze"],
     ["derain"],
     ["denoise"],
     ["evaluate"],
@@ -160,6 +162,8 @@ print([name for name in ("torch", "numpy", "PIL", "pyvips", "lightning") if name
     ("arguments", "nearest"),
     [
         (["derian", "a.png"], "derain"),
+        (["dehase", "a.png"], "dehaze"),
+        (["dehaze", "a.png", "--deepth", "d.png"], "--depth"),
         (["derain", "a.png", "--strenght", "1"], "--strength"),
         (["derain", "a.png", "--model", "nafnet_smal"], "nafnet_small"),
         (["derain", "a.png", "--device", "cudaa"], "cuda"),
@@ -206,6 +210,16 @@ def test_a_wrong_word_ends_with_2_and_names_the_nearest(
         ["derain", "a.png", "-o", "-", "--compare"],
         ["derain", "a.png", "-o", ""],
         ["derain", ""],
+        ["derain", "a.png", "--depth", "d.png"],
+        ["denoise", "a.png", "--depth", "d.png"],
+        ["dehaze", "a.png", "--depth"],
+        ["dehaze", "a.png", "--depth", "d.jpg"],
+        ["dehaze", "a.png", "--depth", "-"],
+        ["dehaze", "a.png", "--depth", ""],
+        ["dehaze", "a.png", "--depth", "b.png", "b.png"],
+        ["dehaze", "a.png", "b.png", "--depth", "d.png"],
+        ["dehaze", "a.png", "--depth", "a.png"],
+        ["dehaze", "a.png", "-o", "c.png", "--depth", "c.png"],
         ["evaluate", "--task", "denoise", "--data", ".", "--tile", "3"],
         ["train", "denoise_tiny", "--resume"],
         ["evaluate", "--task", "denoise"],
@@ -394,6 +408,102 @@ def test_names_do_not_break_the_lines_of_the_data_check(fairweather: Run) -> Non
     assert ended.code == 0
     assert "\x1b" not in ended.out
     assert not any(line.startswith("b.png") for line in ended.out.splitlines())
+
+
+# Dehazing, depth -------------------------------------------------------------------------------------------------
+
+
+def saved_weights(folder: Path, **overrides: Any) -> str:
+    """A dehazing network of random weights, as a file."""
+    torch.manual_seed(0)
+    net = create_model("dcmpnet_small", **overrides)
+    file = folder / "random.safetensors"
+    facts = {"model": "dcmpnet_small", "task": "dehaze", "model_args": json.dumps(overrides)}
+    save_weights(net.state_dict(), file, facts)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def dehazer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved_weights(tmp_path_factory.mktemp("weights"))
+
+
+def test_dehaze_and_the_depth_beside(dehazer: str, fairweather: Run) -> None:
+    noisy("photo.jpg", (33, 21))
+    ended = fairweather("dehaze", "photo.jpg", "--model", dehazer, "--depth", "photo.depth.png")
+    assert (ended.code, ended.out, len(ended.lines())) == (0, "", 1)
+    assert ended.err.startswith("photo.jpg -> photo.dehazed.jpg (dcmpnet_small on cpu, fp32, whole, ")
+    assert ended.err.endswith(", depth photo.depth.png and photo.depth.colour.png)\n")
+    names = {"photo.dehazed.jpg", "photo.depth.png", "photo.depth.colour.png"}
+    assert set(digests()) == {"photo.jpg", *names}
+    assert {size(name) for name in names} == {(33, 21)}
+
+
+def test_depth_of_a_folder_and_a_second_run(dehazer: str, fairweather: Run) -> None:
+    noisy("in/a.png")
+    noisy("in/sub/b.jpg", seed=1)
+    command = ["dehaze", "in", "--model", dehazer, "--depth", "in", "--json"]
+    ended = fairweather(*command)
+    assert ended.code == 0
+    a, b = ended.records()
+    assert (a["output"], a["depth"], a["depth_colour"]) == (
+        "in/a.dehazed.png",
+        "in/a.depth.png",
+        "in/a.depth.colour.png",
+    )
+    assert b["depth"] == "in/sub/b.depth.png"
+    before = digests()
+    assert {record[key] for record in (a, b) for key in ("input", "output", "depth", "depth_colour")} == set(
+        before
+    )
+    again = fairweather(*command)
+    assert [record["status"] for record in again.records()] == ["skipped", "skipped"]
+    assert digests() == before
+
+
+def test_depth_goes_to_its_file_where_the_picture_goes_to_standard_output(
+    dehazer: str, fairweather: Run
+) -> None:
+    noisy("a.png", (33, 21))
+    ended = fairweather("dehaze", "a.png", "--model", dehazer, "-o", "-", "--depth", "d.png", "--json")
+    assert ended.code == 0
+    with PIL.Image.open(io.BytesIO(ended.raw)) as image:
+        assert (image.format, image.size) == ("PNG", (33, 21))
+    assert set(digests()) == {"a.png", "d.png", "d.colour.png"}
+    piped = fairweather(
+        "dehaze", "-", "--model", dehazer, "--depth", "e.png", stdin=Path("a.png").read_bytes()
+    )
+    assert piped.raw == ended.raw
+    assert Path("e.png").read_bytes() == Path("d.png").read_bytes()
+
+
+def test_strength_of_dehazing_goes_from_nothing_to_beyond(dehazer: str, fairweather: Run) -> None:
+    noisy("a.png")
+    shown: dict[str, Any] = {}
+    for strength in ("0", "1", "1.5"):
+        options = ["--strength", strength, "-o", f"{strength}.png"]
+        assert fairweather("dehaze", "a.png", "--model", dehazer, *options).code == 0
+        shown[strength] = np.asarray(PIL.Image.open(f"{strength}.png")).astype(int)
+    before = np.asarray(PIL.Image.open("a.png")).astype(int)
+    assert np.array_equal(shown["0"], before)
+    effect = np.abs(shown["1"] - before).mean()
+    assert effect > 1
+    assert effect < np.abs(shown["1.5"] - before).mean() < 1.6 * effect
+
+
+@pytest.mark.parametrize("names", [["a.png"], ["a.png", "b.png"]])
+def test_depth_of_a_model_that_finds_none_ends_with_2_and_one_line(
+    names: list[str], fairweather: Run, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    weights = saved_weights(tmp_path_factory.mktemp("weights"), depth_network=False)
+    for name in names:
+        noisy(name)
+    before = digests()
+    ended = fairweather("dehaze", *names, "--model", weights, "--depth", "d/")
+    assert (ended.code, ended.out, len(ended.lines())) == (2, "", 1)
+    assert "no depth" in ended.err
+    assert "--depth" in ended.err
+    assert digests() == before
 
 
 # Exit codes 3, 4, 130 --------------------------------------------------------------------------------------------
@@ -617,22 +727,23 @@ def test_doctor_advises_where_weights_are_missing(
     ended = fairweather("doctor")
     assert ended.code == 1
     bad = [line for line in ended.out.splitlines() if line.startswith("BAD")]
-    assert len(bad) == 3  # two files and the self-test
-    assert ended.out.count("reinstall fairweather") >= 3
+    assert len(bad) == len(WEIGHTS) + 1  # and the self-test
+    assert ended.out.count("reinstall fairweather") >= len(bad)
 
 
 def test_demo_gains_in_every_scene(fairweather: Run) -> None:
     ended = fairweather("demo", "-o", "new/demo")
     assert ended.code == 0
     scenes = re.findall(r"\((\w+)\) +([\d.]+) dB +([\d.]+) dB in [\d.]+ s  (\S+)", ended.out)
-    assert {task for task, *_ in scenes} == {"derain", "denoise"}
+    assert {task for task, *_ in scenes} == {"dehaze", "derain", "denoise"}
     assert len(scenes) == len(ended.out.splitlines()) - 1
     for _, before, after, comparison in scenes:
         assert float(after) > float(before) + 2
         stem = comparison.removesuffix("-comparison.png")
         sizes = {size(f"{stem}-{name}.png") for name in ("before", "after")}
         assert len(sizes) == 1
-        assert size(comparison)[0] >= 3 * sizes.pop()[0]
+        width = sizes.pop()[0]
+        assert size(comparison)[0] // width == (4 if "dehaze" in comparison else 3)  # with its depth
     assert len(digests()) == 3 * len(scenes)
 
 

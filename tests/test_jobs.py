@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fairweather.depth_picture import INFERNO, normalised
 from fairweather.errors import OutOfMemoryError, PictureError, UsageError
 from fairweather.images import read_picture
 from fairweather.jobs import STREAM, Job, Options, Outcome, plan, run
+from fairweather.models import create_model
+from fairweather.models.dcmpnet import DCMPNet
 from fairweather.pipeline import Restorer
 
 
@@ -261,6 +264,12 @@ def test_earlier_results_are_left_out_where_the_shell_names_them() -> None:
         ("a.png", "a.derained.png"),
         ("b.png", "b.derained.png"),
     ]
+
+
+def test_earlier_comparisons_are_left_out_where_the_shell_names_them() -> None:
+    touch("a.png", "a.derained.png", "a.derained.compare.png")
+    names = sorted(path.name for path in Path().iterdir())
+    assert planned(*names) == [("a.png", "a.derained.png")]
 
 
 def test_hidden_files_in_a_folder_are_left_out() -> None:
@@ -579,3 +588,293 @@ def test_a_broken_picture_is_the_error_of_reading_it() -> None:
     with pytest.raises(PictureError) as caught:
         read_picture(Path("a.png"))
     assert outcome.message == str(caught.value)
+
+
+# Depth -----------------------------------------------------------------------------------------------------------
+
+
+class Bright(DCMPNet):
+    """Gives the picture back, and finds bright things near."""
+
+    multiple_of = 1
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.depth_network = nn.Identity()  # type: ignore[assignment]
+
+    def clear(self, x: Tensor) -> Tensor:
+        return x
+
+    def depth(self, clear: Tensor) -> Tensor:
+        return clear.mean(1, keepdim=True)
+
+
+def dehazer(net: nn.Module) -> Restorer:
+    return Restorer(net, model="dcmpnet_small", task="dehaze", sha256="", device="cpu", precision="fp32")
+
+
+def dehazed(
+    *inputs: str, output: str | None = None, depth: str | None = None, **options: Any
+) -> list[Outcome]:
+    jobs = plan(inputs, task="dehaze", output=output, depth=depth)
+    return list(run(jobs, dehazer(Bright()), Options(**options)))
+
+
+def depths(*inputs: str, **options: Any) -> list[str]:
+    return [str(job.depth) for job in plan(inputs, task="dehaze", **options)]
+
+
+def ramp(name: str, width: int = 7, height: int = 5, **options: Any) -> None:
+    """A picture that grows brighter to the right and downwards, so that no turn of it looks the same."""
+    y, x = np.mgrid[0:height, 0:width]
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    grey = (10 + 20 * x + 3 * y).astype(np.uint8)
+    PIL.Image.fromarray(np.stack([grey] * 3, -1)).save(name, **options)
+
+
+def test_no_depth_unless_it_is_asked_for() -> None:
+    save("a.png")
+    (outcome,) = dehazed("a.png")
+    assert outcome.result is not None
+    assert outcome.result.depth is not None
+    assert files() == {"a.png", "a.dehazed.png"}
+
+
+@pytest.mark.parametrize(
+    ("source", "depth", "place"),
+    [
+        ("a.png", "d.png", "d.png"),
+        ("a.png", "new/D.PNG", "new/D.PNG"),
+        ("sub/a.jpg", "d", "d/a.depth.png"),
+        ("sub/a.jpg", "made.before", "made.before/a.depth.png"),
+        ("a.b.jpg", "new.with.dots/", "new.with.dots/a.b.depth.png"),
+        ("sub/a.jpg", ".", "a.depth.png"),
+        ("-", "d", "d/stdin.depth.png"),
+    ],
+)
+def test_where_the_depth_of_one_picture_goes(source: str, depth: str, place: str) -> None:
+    touch(source)
+    Path("made.before").mkdir()
+    assert depths(source, depth=depth) == [place]
+
+
+def test_depth_keeps_the_tree_of_a_folder() -> None:
+    touch("in/a.jpg", "in/x/b.webp")
+    assert depths("in", depth="d", output="out") == ["d/a.depth.png", "d/x/b.depth.png"]
+    assert depths("in/a.jpg", "in/x/b.webp", depth="d") == ["d/a.depth.png", "d/b.depth.png"]
+
+
+@pytest.mark.parametrize("depth", ["", "-", "d.jpg", "d.with.dots"])
+def test_names_that_cannot_hold_the_depth_are_refused(depth: str) -> None:
+    touch("a.png")
+    assert "expected a" in refused("a.png", depth=depth)
+
+
+@pytest.mark.parametrize("depth", ["", "-", "d.png", "d.jpg", "there.txt"])
+def test_depth_of_several_pictures_needs_a_folder(depth: str) -> None:
+    touch("in/a.png", "in/b.png", "there.txt")
+    assert "folder" in refused("in", depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "shared"),
+    [
+        (["a.png"], {"depth": "a.png"}, "the input a.png"),
+        (["a.png", "x.depth.colour.png", "x.jpg"], {"depth": "sub/.."}, ""),
+        (["x.jpg", "d/x.depth.colour.png"], {"depth": "x.depth.png"}, "one picture"),
+        (["a.png"], {"output": "b.png", "depth": "b.png"}, "share the output b.png"),
+        (["a.png"], {"output": "b.colour.png", "depth": "b.png"}, "share the output b.colour.png"),
+        (["a.png", "a.jpg"], {"depth": "d"}, "a.png and a.jpg"),
+        (["one", "two"], {"depth": "d"}, "one/a.png and two/a.png"),
+    ],
+)
+def test_depth_shares_its_place_with_nothing(inputs: list[str], options: dict[str, str], shared: str) -> None:
+    touch("a.png", "a.jpg", "x.jpg", "x.depth.colour.png", "d/x.depth.colour.png", "one/a.png", "two/a.png")
+    Path("sub").mkdir()
+    if shared:
+        assert shared in refused(*inputs, **options)
+    else:  # an earlier coloured depth, named by the shell
+        assert depths(*inputs, **options) == ["sub/../a.depth.png", "sub/../x.depth.png"]
+
+
+def test_depth_over_a_coloured_picture_that_is_an_input_is_refused() -> None:
+    touch("a.colour.png")
+    Path("b.png").symlink_to("a.colour.png")
+    assert "the input b.png; choose another --depth" in refused("b.png", depth="a.png")
+
+
+def test_earlier_depths_are_no_inputs() -> None:
+    touch(
+        "in/a.png", "in/a.depth.png", "in/a.depth.colour.png", "in/a.depth-2.png", "in/a.depth-2.colour.png"
+    )
+    touch("in/b.colour.png", "in/depth.png")
+    assert [Path(source).name for source, _ in planned("in")] == ["a.png", "b.colour.png", "depth.png"]
+
+
+def test_earlier_depths_are_left_out_where_the_shell_names_them() -> None:
+    """The same `fairweather dehaze *.png --depth .` a second time, with and without its options."""
+    touch("a.dehazed.png", "a.depth.colour.png", "a.depth.png", "a.png")
+    names = sorted(path.name for path in Path().iterdir())
+    for depth in (".", None):
+        assert [job.source.name for job in plan(names, task="dehaze", depth=depth)] == ["a.png"]
+    jobs = plan(names, task="dehaze", depth=".", output="out")
+    assert [job.source.name for job in jobs] == ["a.dehazed.png", "a.png"]
+
+
+def test_a_depth_picture_alone_can_be_an_input() -> None:
+    touch("a.depth.png")
+    assert depths("a.depth.png", depth="d") == ["d/a.depth.depth.png"]
+    refused("a.depth.png", depth="a.depth.png")
+
+
+@pytest.mark.parametrize("options", [{}, {"existing": "number"}, {"existing": "number", "compare": True}])
+def test_a_second_run_with_depth_finds_the_same_work(options: dict[str, Any]) -> None:
+    save("in/a.png", "in/sub/b.jpg")
+    before = plan(["in"], task="dehaze", depth="in")
+    assert statuses(dehazed("in", depth="in", **options)) == {"done": 2}
+    assert len(files()) == 2 + 2 * (3 + ("compare" in options))
+    assert plan(["in"], task="dehaze", depth="in") == before
+
+
+def test_depth_lies_over_the_result_as_written() -> None:
+    """Also where the file is turned by its EXIF: here a quarter to the right."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    ramp("in/a.png")
+    ramp("in/turned.png", exif=exif)
+    assert statuses(dehazed("in", output="out", depth="d")) == {"done": 2}
+    assert read_picture(Path("out/a.png")).pixels.shape == (3, 5, 7)
+    assert read_picture(Path("out/turned.png")).pixels.shape == (3, 7, 5)
+    for name in ("a", "turned"):
+        restored = read_picture(Path(f"out/{name}.png")).pixels.mean(0, keepdim=True)
+        depth = read_picture(Path(f"d/{name}.depth.png"))
+        assert (depth.mode, depth.bits) == ("grey", 16)
+        assert torch.allclose(depth.pixels[:1], normalised(restored), atol=2e-5)
+        colour = read_picture(Path(f"d/{name}.depth.colour.png"))
+        assert (colour.mode, colour.bits, colour.pixels.shape) == ("rgb", 8, depth.pixels.shape)
+        brightest = colour.pixels.flatten(1)[:, restored.flatten().argmax()]
+        assert (brightest * 255).round().int().tolist() == list(INFERNO[-1])
+
+
+@pytest.mark.parametrize("strength", [0, 1.5])
+def test_depth_is_that_of_the_full_effect(strength: float) -> None:
+    """How much of the haze is taken away does not move things nearer."""
+    torch.manual_seed(0)
+    restorer = dehazer(create_model("dcmpnet_small"))
+    ramp("a.png")
+    for folder, share in (("full", 1.0), ("other", strength)):
+        jobs = plan(["a.png"], task="dehaze", output=f"{folder}/", depth=folder)
+        assert [o.status for o in run(jobs, restorer, Options(strength=share))] == ["done"]
+    assert Path("full/a.depth.png").read_bytes() == Path("other/a.depth.png").read_bytes()
+
+
+@pytest.mark.parametrize("there", ["a.dehazed.png", "d/a.depth.png", "d/a.depth.colour.png"])
+def test_one_existing_file_skips_all_three(there: str) -> None:
+    save("a.png")
+    touch(there)
+    before = digests()
+    for existing, status in (("skip", "skipped"), ("error", "failed")):
+        (outcome,) = dehazed("a.png", depth="d", existing=existing)
+        assert (outcome.status, outcome.exit_code) == (status, int(existing == "error"))
+        assert outcome.message.startswith(f"{there} exists")
+        assert digests() == before
+
+
+@pytest.mark.parametrize("there", ["a.dehazed.png", "d/a.depth.png", "d/a.depth.colour.png"])
+def test_existing_depth_is_overwritten_or_numbered_if_asked(there: str) -> None:
+    save("a.png")
+    touch(there)
+    (outcome,) = dehazed("a.png", depth="d", existing="number")
+    assert outcome.status == "done"
+    assert Path(there).read_bytes() == b""
+    pictures = {"a.png", *(str(file) for file in outcome.job.files())}
+    assert files() == {there, *pictures}
+    assert len(pictures) == 4
+    assert statuses(dehazed("a.png", depth="d", existing="overwrite")) == {"done": 1}
+    assert files() == {there, *pictures, "a.dehazed.png", "d/a.depth.png", "d/a.depth.colour.png"}
+    assert Path(there).read_bytes() != b""
+
+
+def test_numbers_are_shared_by_a_depth_and_its_colours() -> None:
+    save("a.png")
+    touch("d/a.depth.png", "d/a.depth-2.colour.png")
+    (outcome,) = dehazed("a.png", depth="d", existing="number")
+    assert [file.name for file in outcome.job.files()] == [
+        "a.dehazed.png",
+        "a.depth-3.png",
+        "a.depth-3.colour.png",
+    ]
+
+
+def test_a_folder_in_the_place_of_a_depth_fails_alone() -> None:
+    save("a.png", "b.png")
+    Path("d/a.depth.colour.png").mkdir(parents=True)
+    outcomes = dehazed("a.png", "b.png", depth="d", existing="overwrite")
+    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert "a.depth.colour.png is a folder" in outcomes[0].message
+    assert files() == {"a.png", "b.png", "b.dehazed.png", "d/b.depth.png", "d/b.depth.colour.png"}
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_full_disk_leaves_neither_picture_nor_depth(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    save("a.png", "a.dehazed.png", "d/a.depth.png")
+    before = digests()
+    write, calls = Path.write_bytes, iter(range(1, 4))
+
+    def full(path: Path, data: bytes) -> int:
+        if next(calls) == failing:
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    (outcome,) = dehazed("a.png", depth="d", existing="overwrite")
+    assert outcome.status == "failed"
+    assert "No space left" in outcome.message
+    assert digests() == before
+
+
+def test_a_depth_name_too_long_fails_alone() -> None:
+    long = "x" * 240
+    save(f"in/{long}.png", "in/z.png")
+    outcomes = dehazed("in", output="out", depth="d")
+    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert f"{long}.depth" in outcomes[0].message
+    assert "too long" in outcomes[0].message
+
+
+def test_a_depth_folder_that_cannot_be_made_is_told_by_name() -> None:
+    save("a.png")
+    touch("file")
+    (outcome,) = dehazed("a.png", depth="file/d.png")
+    assert outcome.status == "failed"
+    assert "file/d.png" in outcome.message
+    assert files() == {"a.png", "file"}
+
+
+def test_a_comparison_does_not_overwrite_a_depth() -> None:
+    save("a.png")
+    (outcome,) = dehazed("a.png", depth="a.dehazed.compare.png", compare=True, existing="overwrite")
+    assert outcome.compare == Path("a.dehazed.compare-2.png")
+    assert len(files()) == 5
+
+
+@pytest.mark.parametrize("net", ["nafnet_tiny", "dcmpnet_small"])
+def test_a_network_without_depth_is_refused_before_any_work(net: str) -> None:
+    overrides = {"depth_network": False} if net == "dcmpnet_small" else {}
+    restorer = dehazer(create_model(net, **overrides))
+    save("a.png", "b.png")
+    with pytest.raises(UsageError, match="no depth"):
+        next(run(plan(["a.png", "b.png"], task="dehaze", depth="d"), restorer))
+    assert files() == {"a.png", "b.png"}
+
+
+def test_depth_files_are_told() -> None:
+    save("a.png", "b.png")
+    Path("c.png").write_bytes(b"broken")
+    touch("b.dehazed.png")
+    good, skipped, failed = dehazed("a.png", "b.png", "c.png", depth="d")
+    assert good.line().endswith(" s, depth d/a.depth.png and a.depth.colour.png)")
+    record = good.as_dict()
+    assert (record["depth"], record["depth_colour"]) == ("d/a.depth.png", "d/a.depth.colour.png")
+    for outcome in (skipped, failed):
+        assert not {"depth", "depth_colour"} & set(outcome.as_dict())

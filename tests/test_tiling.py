@@ -22,6 +22,14 @@ def cuts(draw: st.DrawFn) -> tuple[int, int, int]:
     return draw(st.integers(1, 900)), 4 * overlap + draw(st.integers(0, 200)), overlap
 
 
+@st.composite
+def aligned_cuts(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """(length, tile, overlap, align), from the smallest tile that `run_tiled` takes; a few dozen spans."""
+    overlap, align = draw(st.integers(0, 40)), draw(st.sampled_from([1, 2, 3, 8, 16, 32, 100, 128]))
+    tile = max(align, 4 * overlap + align - 1) + draw(st.integers(0, 300))
+    return draw(st.integers(1, 20 * tile)), tile, overlap, align
+
+
 def psnr(output: Tensor, target: Tensor) -> float:
     """Against the range of the target; infinite where they are equal."""
     error = (output - target).square().mean().item()
@@ -61,10 +69,29 @@ def test_what_fits_is_not_cut(length: int, tile: int) -> None:
 
 
 @settings(deadline=None)
-@given(cuts())
-def test_ramps_of_all_spans_add_up_to_one(cut: tuple[int, int, int]) -> None:
-    length, tile, overlap = cut
-    found = spans(length, tile, overlap)
+@given(aligned_cuts())
+def test_aligned_spans_start_on_the_grid_and_are_no_more_than_needed(cut: tuple[int, int, int, int]) -> None:
+    length, tile, overlap, align = cut
+    found = spans(length, tile, overlap, align)
+    assert found[0][0] == 0
+    assert found[-1][1] == length
+    assert all(first % align == 0 for first, _ in found)
+    assert all(0 < end - first <= tile for first, end in found)
+    if len(found) > 1:
+        assert all(one[1] - two[0] >= 2 * overlap for one, two in pairwise(found))
+        assert all(one[0] < two[0] and one[1] < two[1] for one, two in pairwise(found))
+        step = (tile - 2 * overlap) // align * align
+        assert len(found) == math.ceil((length - 2 * overlap) / step)
+        sizes = [end - first for first, end in found]
+        assert len(set(sizes[:-1])) == 1
+        assert 0 <= sizes[0] - sizes[-1] < align
+
+
+@settings(deadline=None)
+@given(aligned_cuts())
+def test_ramps_of_all_spans_add_up_to_one(cut: tuple[int, int, int, int]) -> None:
+    length, tile, overlap, align = cut
+    found = spans(length, tile, overlap, align)
     total = torch.zeros(length)
     for index, (first, end) in enumerate(found):
         ramp = _ramp(found, index)
@@ -105,6 +132,31 @@ def test_a_tile_little_larger_than_its_overlaps_is_right_or_refused(tile: int) -
     torch.testing.assert_close(output, picture, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(257, 100), (387, 130), (400, 513)])
+@pytest.mark.parametrize(("tile", "overlap", "align"), [(256, 32, 128), (255, 32, 128), (128, 0, 128)])
+def test_identity_gives_the_picture_back_from_aligned_tiles(
+    size: tuple[int, int], tile: int, overlap: int, align: int
+) -> None:
+    picture = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    output = run_tiled(lambda x: x, picture, tile=tile, overlap=overlap, align=align)
+    torch.testing.assert_close(output, picture, rtol=0, atol=1e-6)
+
+
+def test_a_network_that_works_on_a_grid_is_the_same_tiled_and_whole_where_tiles_are_aligned() -> None:
+    """Means over blocks of 16 pixels: tiles that start elsewhere give other blocks."""
+
+    def blocks(x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        coarse = nn.functional.avg_pool2d(x, 16, ceil_mode=True)
+        return coarse.repeat_interleave(16, -2).repeat_interleave(16, -1)[..., :height, :width]
+
+    picture = torch.rand(3, 150, 211, generator=torch.Generator().manual_seed(0))
+    whole = blocks(picture[None])[0]
+    aligned, anywhere = (run_tiled(blocks, picture, tile=100, overlap=20, align=n) for n in (16, 1))
+    torch.testing.assert_close(aligned, whole, rtol=0, atol=1e-6)
+    assert (anywhere - whole).abs().max() > 0.05
+
+
 def test_identity_without_overlap() -> None:
     picture = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
     assert torch.equal(run_tiled(lambda x: x, picture, tile=20, overlap=0), picture)
@@ -133,10 +185,12 @@ def test_a_reach_beyond_the_overlap_shows() -> None:
     assert psnr(run_tiled(network, picture, tile=SMALLEST), network(picture[None])[0]) < 50
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(64, 32), (20, 32), (0, 0), (2, 1)])
-def test_a_tile_within_its_overlaps_is_refused(tile: int, overlap: int) -> None:
+@pytest.mark.parametrize(
+    ("tile", "overlap", "align"), [(64, 32, 1), (20, 32, 1), (0, 0, 1), (2, 1, 1), (15, 0, 16), (94, 20, 16)]
+)
+def test_a_tile_within_its_overlaps_is_refused(tile: int, overlap: int, align: int) -> None:
     with pytest.raises(ValueError, match=rf"{tile} pixels .*{overlap}"):
-        run_tiled(lambda x: x, torch.zeros(3, 100, 100), tile=tile, overlap=overlap)
+        run_tiled(lambda x: x, torch.zeros(3, 100, 100), tile=tile, overlap=overlap, align=align)
 
 
 def test_the_network_sees_one_small_tile_at_a_time_and_progress_counts_them() -> None:

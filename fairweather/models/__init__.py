@@ -69,7 +69,7 @@ MODELS: dict[str, ModelInfo] = {
         build=dcmpnet.dcmpnet,
         task=("dehaze",),
         params=19_301_553,
-        bytes_per_pixel=3000,
+        bytes_per_pixel=2450,
         multiple_of=4,
         from_published=dcmpnet.published_dcmpnet,
         published_parts=("dehaze_net", "depth_net"),
@@ -82,7 +82,7 @@ MODELS: dict[str, ModelInfo] = {
     "dcmpnet_small": ModelInfo(
         build=dcmpnet.dcmpnet_small,
         task=("dehaze",),
-        params=2_846_268,
+        params=2_844_580,
         bytes_per_pixel=1000,
         multiple_of=16,
         tiling="consistent",

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fairweather.errors import WeightsError
+from fairweather.errors import WeightsError, unknown_name
 from fairweather.models.layers import over_picture, pad_to_multiple
 
 SMALLEST = 28
-"""Least side of the padded input: at a quarter of it, windows must find pixels to mirror."""
+"""Least side of the padded input: at a quarter of it, windows of 8 must find pixels to mirror."""
 
 
 class RLN(nn.Module):
@@ -179,9 +179,11 @@ class LEGM(nn.Module):
         gain: float = 0.25,
     ) -> None:
         super().__init__()
-        if attention > depth or (attention and channels % heads):
+        fits = heads > 0 and channels % heads == 0
+        if not 0 <= attention <= depth or (attention and not fits) or channels * ratio < 1:
             raise ValueError(
-                f"LEGM of {channels} channels: {attention} of {depth} blocks with {heads} heads is impossible"
+                f"LEGM of {channels} channels: attention of {heads} heads in {attention} of {depth} blocks and MLPs of "
+                f"ratio {ratio:g} are impossible"
             )
         self.blocks = nn.Sequential(
             *(
@@ -447,6 +449,22 @@ class DehazingNetwork(nn.Module):
         decoder_entry: Literal["m2", "e3"],
     ) -> None:
         super().__init__()
+        stages = {
+            "widths": widths,
+            "depths": depths,
+            "attention": attention,
+            "heads": heads,
+            "ratios": ratios,
+        }
+        for name, values in stages.items():
+            if len(values) != 5:
+                raise ValueError(f"{name}={values}: expected 5 values, one for each LEGM")
+        if min(*widths, *depths, *depth_channels, unet_width, growth, window, patch_size) < 1:
+            raise ValueError("widths, depths, channels and sizes must be 1 or more")
+        if reconstruction not in ("residual", "soft"):
+            raise unknown_name("reconstruction", reconstruction, ("residual", "soft"))
+        if decoder_entry not in ("m2", "e3"):
+            raise unknown_name("decoder_entry", decoder_entry, ("m2", "e3"))
         if widths[0] != widths[4] or widths[1] != widths[3]:
             raise ValueError(f"widths={widths}: the last two must mirror the first two, for the skips")
         self.patch_size, self.reconstruction, self.decoder_entry = patch_size, reconstruction, decoder_entry
@@ -471,6 +489,7 @@ class DehazingNetwork(nn.Module):
         self.depth_branch = DepthNetwork(channels=depth_channels, growth=growth) if depth_branch else None
         self.depth_dense = DRDB(1, growth) if depth_branch else None
         p = patch_size
+        self.least = p * max(SMALLEST, 4 * (window - 1))
         self.patch_embed = nn.Conv2d(3, w1, p + 2, stride=p, padding=1, padding_mode="reflect")
         self.mix1 = nn.Conv2d(2 * w1 + depth_branch, w1, 1)
         self.legm1 = legm(0)
@@ -500,7 +519,7 @@ class DehazingNetwork(nn.Module):
         """A hazy picture in [-1, 1] to the dehazed one in [-1, 1]; depth is left to the depth network."""
         height, width = hazy.shape[-2:]
         p = self.patch_size
-        x0 = pad_to_multiple(pad_to_least(hazy, SMALLEST * p), 4 * p)
+        x0 = pad_to_multiple(pad_to_least(hazy, self.least), 4 * p)
         grid = F.avg_pool2d(x0, p) if p > 1 else x0
         u1, u2, u3 = self.unet(grid)
         d1, d2, d3 = self.project1(u1), self.project2(u2), self.project3(u3)

@@ -195,7 +195,7 @@ def from_plain(plain: dict[str, Any]) -> TrainConfig:
         return _ADAPTER.validate_python(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # fields that contradict each other, said by __post_init__
+        if first["type"] == "value_error":  # fields that contradict each other, said by __post_init__
             raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"--set {where}={first['input']!r}: {first['msg'].lower()}") from None

@@ -1,0 +1,377 @@
+"""DCMPNet's two networks: which loss moves which of them, by every scheme, and what cannot be trained is said so."""
+
+from __future__ import annotations
+
+import copy
+import urllib.request
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fairweather.data.patches import Pairs, Scenes
+from fairweather.errors import UsageError, WeightsError
+from fairweather.losses.difference_perception import (
+    READINGS,
+    mean_over,
+    paper_dehazing_loss,
+    paper_depth_loss,
+)
+from fairweather.losses.pixel import l1_loss
+from fairweather.models import create_model
+from fairweather.models.dcmpnet import DCMPNet
+from fairweather.training import RECIPES
+from fairweather.training.config import TrainConfig, TwoTasks, from_plain, override, to_plain
+from fairweather.training.dcmpnet import TwoTaskTraining, contrastive_loss
+from fairweather.training.train import _teacher, train
+
+SMALL: dict[str, Any] = {
+    "widths": (4, 8, 8, 8, 4),
+    "depths": (1, 1, 2, 1, 1),
+    "attention": (0, 1, 2, 0, 0),
+    "heads": (1, 2, 2, 1, 1),
+    "ratios": (1.0,) * 5,
+    "unet_width": 2,
+    "depth_channels": (4, 4, 4, 4),
+    "growth": 2,
+    "patch_size": 1,
+}
+SCHEMES = ("paper", "early", "official", "alone")
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def configured(*, model: str = "dcmpnet_small", model_args: dict[str, Any] = SMALL, **tasks: Any) -> TrainConfig:
+    return TrainConfig(
+        recipe="test",
+        model=model,
+        model_args=model_args,
+        task="dehaze",
+        two_tasks=TwoTasks(**tasks),
+        sources=(Scenes(path=Path("rgbd"), split="train"),),
+        validation=(Scenes(path=Path("rgbd"), split="train"),),
+        steps=100,
+        warmup=1,
+        clip_norm=0,
+        precision="fp32",
+    )
+
+
+def system(**tasks: Any) -> TwoTaskTraining:
+    torch.manual_seed(0)
+    config = configured(**tasks)
+    return TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
+
+
+def batches(count: int, size: int = 32) -> list[Batch]:
+    """Hazy, clear and disparity, which is unknown in a corner, and everywhere in the first picture."""
+    generator = torch.Generator().manual_seed(0)
+    hazy, clear = torch.rand(2, count, 2, 3, size, size, generator=generator)
+    disparity = torch.rand(count, 2, 1, size, size, generator=generator) * 0.9 + 0.1
+    disparity[..., :9, :7] = 0
+    disparity[0, 0] = 0
+    return list(zip(hazy, clear, disparity, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def _few_workers() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        yield
+
+
+def fitted(module: TwoTaskTraining, data: Sequence[Batch]) -> Trainer:
+    """A step on each batch."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=len(data),
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(data, batch_size=None))
+    return trainer
+
+
+def gradients(net: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], net: nn.Module) -> set[str]:
+    return {name for name, p in net.named_parameters() if not torch.equal(p, before[name])}
+
+
+# What moves what -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_step_moves_the_networks_of_its_scheme_and_their_average(scheme: str) -> None:
+    module = system(scheme=scheme)
+    assert module.net.depth_network is not None
+    before = weights(module.net)
+    fitted(module, batches(2))
+    still = before.keys() - moved(before, module.net)
+    depth = {name for name in before if name.startswith("depth_network.")}
+    assert still == (depth if scheme == "alone" else set())
+    averaged = moved(before, module.average.module)
+    assert averaged == before.keys() - still
+    assert int(module.average.n_averaged) == 2
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("inner_depth", [0.0, 0.5])
+def test_the_gradients_of_a_step_are_those_of_the_losses(scheme: str, inner_depth: float) -> None:
+    """Of the depth network too: in the paper's scheme the dehazing loss adds nothing to them."""
+    check_gradients(scheme=scheme, inner_depth=inner_depth)
+
+
+@pytest.mark.parametrize("tasks", [{"weighting": "absolute"}, {"consistency": 0.3}])
+def test_the_gradients_of_the_options_of_the_paper_are_those_of_the_losses(tasks: dict[str, Any]) -> None:
+    check_gradients(scheme="paper", **tasks)
+
+
+def check_gradients(*, scheme: str, inner_depth: float = 0.0, **options: Any) -> None:
+    module = system(scheme=scheme, inner_depth=inner_depth, **options)
+    start = copy.deepcopy(module.net)
+    batch = batches(1)[0]
+    fitted(module, [batch])
+    hazy, clear, disparity = 2 * batch[0] - 1, 2 * batch[1] - 1, batch[2]
+    known = disparity > 0
+    found = start.dehazing(hazy)
+    inner = inner_depth * mean_over(found.inner_depth - disparity, known)
+    assert start.depth_network is not None
+    depth: dict[str, Tensor] = {}
+    if scheme == "alone":
+        (l1_loss(found.clear, clear) + inner).backward()
+    elif scheme == "paper":
+        consistency = options.pop("consistency", 0.0)
+        predicted = start.depth_network(found.clear.detach())
+        paper_depth_loss(found.clear, clear, predicted, disparity, known=known, **options).total.backward()
+        depth = gradients(start.depth_network)
+        start.depth_network.load_state_dict(module.net.depth_network.state_dict())  # after its step
+        predicted = start.depth_network(found.clear)
+        loss = paper_dehazing_loss(
+            found.clear, clear, predicted, disparity, known=known, consistency=consistency, **options
+        )
+        (loss.total + inner).backward()
+    else:
+        predicted = start.depth_network(found.clear)
+        teacher = torch.where(known, disparity, predicted.detach())
+        losses = [loss(found.clear, clear, predicted, teacher).total for loss in READINGS[scheme]]
+        (losses[0] + losses[1] + inner).backward()
+        depth = gradients(start.depth_network)
+    assert module.net.depth_network is not None
+    torch.testing.assert_close(gradients(module.net.depth_network), depth)
+    torch.testing.assert_close(gradients(module.net.dehazing), gradients(start.dehazing))
+    assert any(g.any() for g in gradients(module.net.dehazing).values())
+
+
+def test_options_change_the_step() -> None:
+    """Or the two tests above would compare nothing."""
+    ends = []
+    for options in ({}, {"weighting": "absolute"}, {"consistency": 0.3}, {"inner_depth": 0.5}):
+        module = system(**options)
+        fitted(module, batches(1))
+        ends.append(gradients(module.net.dehazing))
+    for other in ends[1:]:
+        assert any(not torch.allclose(g, other[name]) for name, g in ends[0].items())
+
+
+def test_without_known_depth_the_networks_that_learn_depth_get_no_gradient() -> None:
+    module = system(inner_depth=0.5)
+    plain = system(inner_depth=0.0)
+    hazy, clear, disparity = batches(1)[0]
+    for one in (module, plain):
+        fitted(one, [(hazy, clear, disparity * 0)])
+    assert module.net.depth_network is not None
+    assert not any(g.any() for g in gradients(module.net.depth_network).values())
+    torch.testing.assert_close(gradients(module.net.dehazing), gradients(plain.net.dehazing), rtol=0, atol=0)
+
+
+def test_the_inner_branch_learns_depth_where_it_is_asked_to() -> None:
+    def error(inner_depth: float) -> float:
+        module = system(scheme="alone", inner_depth=inner_depth)
+        hazy, clear, disparity = batches(1)[0]
+        fitted(module, [(hazy, clear, disparity)] * 12)
+        found = module.net.dehazing(2 * hazy - 1).inner_depth
+        return float(mean_over(found - disparity, disparity > 0))
+
+    assert error(1.0) < 0.9 * error(0.0)
+
+
+def test_a_step_of_the_run_is_a_batch() -> None:
+    """Though the paper's scheme takes two steps of optimisers for each."""
+    for scheme in SCHEMES:
+        module = system(scheme=scheme)
+        assert fitted(module, batches(3)).global_step == 3
+        rates = [s.get_last_lr() for s in module.lr_schedulers()]  # type: ignore[union-attr]
+        assert rates[0] == rates[1]
+        assert module.lr_schedulers()[0].last_epoch == 3  # type: ignore[index]
+
+
+def test_the_gradient_is_clipped_for_each_network() -> None:
+    module = system()
+    module.config = override(module.config, ["clip_norm=1e-3"])
+    fitted(module, batches(1))
+    for net in (module.net.dehazing, module.net.depth_network):
+        assert net is not None
+        norm = torch.stack([g.norm() for g in gradients(net).values()]).norm()
+        torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-2, atol=0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    module = system()
+    hazy, clear, disparity = batches(1)[0]
+    with pytest.raises(Exception, match=r"is nan at step 0; lower learning_rate"):
+        fitted(module, [(hazy, clear * torch.nan, disparity)])
+
+
+# The contrastive term --------------------------------------------------------------------------------------------
+
+
+def test_vgg_is_in_no_checkpoint_and_does_not_learn(tmp_path: Path) -> None:
+    module = system(contrastive=0.5, vgg="random")
+    vgg = module.contrast[0].vgg
+    before = weights(vgg)
+    trainer = fitted(module, batches(1))
+    assert trainer.callback_metrics["train/contrast"] > 0
+    assert moved(before, vgg) == set()
+    trainer.save_checkpoint(tmp_path / "file.ckpt")
+    saved = torch.load(tmp_path / "file.ckpt", weights_only=True)["state_dict"]
+    assert not any("vgg" in name or "contrast" in name for name in saved)
+    assert saved.keys() == system().state_dict().keys()
+
+
+def test_the_contrastive_term_moves_the_dehazing_network_alone() -> None:
+    plain, contrastive = system(), system(contrastive=1.0, vgg="random")
+    for module in (plain, contrastive):
+        fitted(module, batches(1))
+    assert plain.net.depth_network is not None
+    assert contrastive.net.depth_network is not None
+    torch.testing.assert_close(
+        gradients(plain.net.depth_network), gradients(contrastive.net.depth_network), rtol=0, atol=0
+    )
+    other = gradients(contrastive.net.dehazing)
+    assert any(not torch.allclose(g, other[name]) for name, g in gradients(plain.net.dehazing).items())
+
+
+def test_random_projections_belong_to_the_released_code_alone() -> None:
+    for scheme in SCHEMES:
+        loss = contrastive_loss(TwoTasks(scheme=scheme, contrastive=1, vgg="random"))  # type: ignore[arg-type]
+        assert (loss.projections is not None) == (scheme in ("early", "official"))
+
+
+# What cannot be trained ------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_a_second_task_is_refused() -> None:
+    config = configured(model="nafnet_tiny", model_args={})
+    with pytest.raises(UsageError, match=r"two_tasks is for DCMPNet; model=nafnet_tiny has no second task"):
+        TwoTaskTraining(create_model("nafnet_tiny"), config)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_without_its_depth_network_is_refused(scheme: str) -> None:
+    config = configured(model_args=SMALL | {"depth_network": False}, scheme=scheme)
+    net = create_model(config.model, **config.model_args).train()
+    if scheme == "alone":
+        module = TwoTaskTraining(net, config)
+        before = weights(net)
+        fitted(module, batches(2))
+        assert moved(before, net) == before.keys()
+    else:
+        with pytest.raises(UsageError, match=rf"two_tasks\.scheme={scheme} needs a depth network and model_args"):
+            TwoTaskTraining(net, config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("two_tasks.contrastive=1", "two_tasks.contrastive needs VGG-19: set two_tasks.vgg to a file"),
+        ("two_tasks.inner_depth=-1", "two_tasks.inner_depth=-1.0 must be 0 or more"),
+        ("two_tasks.consistency=-0.5", "two_tasks.consistency=-0.5 must be 0 or more"),
+        ("two_tasks.scheme=offical", "--set two_tasks.scheme='offical': input should be 'paper', 'early'"),
+        ("two_tasks.schem=paper", "unknown setting 'schem'; did you mean 'scheme'"),
+        ("two_tasks.weighting=abs", "--set two_tasks.weighting='abs'"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(setting: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["dcmpnet_small"](), [setting])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_settings_of_the_two_tasks_survive_json() -> None:
+    config = override(RECIPES["dcmpnet_small"](), ["two_tasks.scheme=official", "two_tasks.teacher=own:rgbd"])
+    assert config.two_tasks is not None
+    assert (config.two_tasks.scheme, config.two_tasks.teacher) == ("official", "own:rgbd")
+    assert config.two_tasks.inner_depth == RECIPES["dcmpnet_small"]().two_tasks.inner_depth  # type: ignore[union-attr]
+    assert from_plain(to_plain(config)) == config
+    assert override(config, ["two_tasks=null"]).two_tasks is None
+
+
+@pytest.mark.parametrize("tasks", [{"scheme": "paper"}, {"scheme": "alone", "inner_depth": 0.1}])
+def test_no_depth_anywhere_is_refused(tasks: dict[str, Any]) -> None:
+    config = RECIPES["dcmpnet_small"]()
+    pairs = tuple(source for source in config.sources if isinstance(source, Pairs))
+    settings = {"sources": pairs, "validation": pairs, "recipe": "test", "model": "dcmpnet_small", "task": "dehaze"}
+    with pytest.raises(UsageError, match=r"learns depth, and no source has any: .* two_tasks\.scheme=alone"):
+        TrainConfig(**settings, steps=300, two_tasks=TwoTasks(**tasks))  # type: ignore[arg-type]
+    for fine in (TwoTasks(scheme="alone"), TwoTasks(**tasks, teacher="own:rgbd")):
+        assert TrainConfig(**settings, steps=300, two_tasks=fine).two_tasks == fine  # type: ignore[arg-type]
+
+
+def test_whoever_learns_depth_has_the_teacher(data: Path) -> None:
+    picture = data / "rgbd/train/rgb/000.png"
+    for scheme, inner_depth in (("paper", 0.0), ("alone", 0.1), ("alone", 0.0)):
+        config = override(
+            configured(scheme=scheme, inner_depth=inner_depth, teacher="own:rgbd"), [f"data_root={data}"]
+        )
+        teacher = _teacher(config)
+        assert (teacher is None) == (inner_depth == 0 and scheme == "alone")
+        assert teacher is None or teacher(picture) is not None
+
+
+def test_without_vgg_nothing_is_started(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    base = ["two_tasks.contrastive=1", f"data_root={data}", f"model_args={{}}"]
+    for vgg, said in (("download", "cannot download .*vgg19"), (f"{tmp_path}/vgg19.pth", "no weights at .*vgg19")):
+        config = override(RECIPES["dcmpnet_small"](), ['two_tasks={"contrastive": 1, "vgg": "%s"}' % vgg, *base[1:]])
+        with pytest.raises(WeightsError, match=said) as caught:
+            train(config, tmp_path / "run")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_recipe_holds_validation_back() -> None:
+    """No picture that is validated is trained on, in whatever form."""
+    config = RECIPES["dcmpnet_small"]()
+    for held in config.validation:
+        for source in config.sources:
+            if held.path == source.path or held.path in source.path.parents:
+                assert source.drop == held.keep
+
+
+def test_the_network_of_the_recipe_is_dcmpnet() -> None:
+    config = RECIPES["dcmpnet_small"]()
+    assert isinstance(create_model(config.model, **config.model_args), DCMPNet)
