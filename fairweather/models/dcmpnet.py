@@ -6,7 +6,7 @@ al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregatio
 DRDB (dilated dense blocks) in the depth network.
 
 Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
-are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="soft"`, and
+are not kept. Ours: `patch_size` (the network works on a reduced grid), two other ways of `reconstruction`, and
 `dcmpnet_small()`, which uses both.
 """
 
@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from fairweather.errors import WeightsError, unknown_name
 from fairweather.models.layers import over_picture, pad_to_multiple
 
+Reconstruction = Literal["residual", "soft", "scattering"]
+MOST = 3.5
+"""Largest optical thickness that is undone: 3 % of the light gets through."""
 SMALLEST = 28
 """Least side of the padded input: at a quarter of it, windows of 8 must find pixels to mirror."""
 
@@ -441,7 +444,7 @@ class DehazingNetwork(nn.Module):
         depth_channels: tuple[int, int, int, int],
         growth: int,
         patch_size: int,
-        reconstruction: Literal["residual", "soft"],
+        reconstruction: Reconstruction,
         legm_attention: bool,
         mfm: bool,
         msaam: bool,
@@ -461,8 +464,8 @@ class DehazingNetwork(nn.Module):
                 raise ValueError(f"{name}={values}: expected 5 values, one for each LEGM")
         if min(*widths, *depths, *depth_channels, unet_width, growth, window, patch_size) < 1:
             raise ValueError("widths, depths, channels and sizes must be 1 or more")
-        if reconstruction not in ("residual", "soft"):
-            raise unknown_name("reconstruction", reconstruction, ("residual", "soft"))
+        if reconstruction not in get_args(Reconstruction):
+            raise unknown_name("reconstruction", reconstruction, get_args(Reconstruction))
         if decoder_entry not in ("m2", "e3"):
             raise unknown_name("decoder_entry", decoder_entry, ("m2", "e3"))
         if widths[0] != widths[4] or widths[1] != widths[3]:
@@ -512,7 +515,7 @@ class DehazingNetwork(nn.Module):
         self.mfm2 = MFM(w1) if mfm else None
         self.mix5 = nn.Conv2d(2 * w1, w1, 1)
         self.legm5 = legm(4)
-        out = (6 if reconstruction == "soft" else 3) * p * p
+        out = (3 if reconstruction == "residual" else 6) * p * p
         self.patch_unembed = nn.Conv2d(w1, out, 3, padding=1, padding_mode="reflect")
 
     def forward(self, hazy: Float[Tensor, "b 3 h w"]) -> Dehazed:
@@ -542,11 +545,14 @@ class DehazingNetwork(nn.Module):
         y = _fused(self.mfm2, y, self.skip1(e1))
         y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
         r = F.pixel_shuffle(self.patch_unembed(y), p).to(x0.dtype)
-        if self.reconstruction == "soft":
+        if self.reconstruction == "residual":
+            out = r + x0
+        elif self.reconstruction == "soft":
             gain, offset = r.chunk(2, dim=1)
             out = gain * x0 + offset + x0
         else:
-            out = r + x0
+            thickness, airlight = r.chunk(2, dim=1)  # airlight from half of the bright range on
+            out = x0 + thickness.clamp(-1, MOST).expm1() * (x0 - 0.5 - airlight)
         if depth is not None and p > 1:
             depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
         return Dehazed(
@@ -583,8 +589,9 @@ class DCMPNet(nn.Module):
         unet_width: channels of the U-Net at full size.
         depth_channels, growth: of both depth networks, the branch inside and the one on the dehazed picture.
         patch_size: work on a grid reduced by this factor (ours; 1 in the paper).
-        reconstruction: "residual", y = x + r (paper); "soft", y = x + K x + B with K and B from the network, the
-            form of the scattering model solved for the clear picture (ours, after DehazeFormer).
+        reconstruction: "residual", y = x + r (paper); "soft", y = x + K x + B with K and B from the network (ours,
+            after DehazeFormer); "scattering", y = x + (exp(a) - 1) (x - A) with optical thickness a and airlight A
+            from the network: the scattering model solved for the clear picture (ours).
         legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
         decoder_entry: "m2" as released, or "e3", the deepest stage itself.
     """
@@ -604,7 +611,7 @@ class DCMPNet(nn.Module):
         depth_channels: tuple[int, int, int, int],
         growth: int,
         patch_size: int = 1,
-        reconstruction: Literal["residual", "soft"] = "residual",
+        reconstruction: Reconstruction = "residual",
         legm_attention: bool = True,
         mfm: bool = True,
         msaam: bool = True,
@@ -682,7 +689,7 @@ dcmpnet_small = partial(
     depth_channels=(24, 48, 64, 96),
     growth=12,
     patch_size=4,
-    reconstruction="soft",
+    reconstruction="scattering",
     decoder_entry="e3",
 )
 """Ours, for a CPU: works at a quarter of the size, so that it sees much of a picture at little cost."""

@@ -45,6 +45,11 @@ class TwoTasks:
                 "download, or to random"
             )
 
+    @property
+    def learns_depth(self) -> bool:
+        """Whether depth is part of any loss."""
+        return self.scheme != "alone" or self.inner_depth > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -133,10 +138,11 @@ class TrainConfig:
             raise UsageError("validation is empty: no checkpoint could be chosen")
         tasks = self.two_tasks
         knows_depth = any(isinstance(source, Scenes) for source in self.sources)
-        if tasks and tasks.scheme != "alone" and tasks.teacher == "none" and not knows_depth:
+        if tasks and tasks.learns_depth and tasks.teacher == "none" and not knows_depth:
             raise UsageError(
-                f"two_tasks.scheme={tasks.scheme} learns depth, and no source has any: add an RGB-D set, set "
-                "two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone"
+                f"two_tasks.scheme={tasks.scheme} with inner_depth={tasks.inner_depth:g} learns depth, and no source "
+                "has any: add an RGB-D set, set two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone "
+                "and two_tasks.inner_depth=0"
             )
 
 
