@@ -6,7 +6,7 @@ al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregatio
 DRDB (dilated dense blocks) in the depth network.
 
 Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
-are not kept. Ours: `patch_size` (the network works on a reduced grid), two other ways of `reconstruction`, and
+are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="soft"`, and
 `dcmpnet_small()`, which uses both.
 """
 
@@ -26,9 +26,7 @@ from torch import Tensor, nn
 from fairweather.errors import WeightsError, unknown_name
 from fairweather.models.layers import over_picture, pad_to_multiple
 
-Reconstruction = Literal["residual", "soft", "scattering"]
-MOST = 3.5
-"""Largest optical thickness that is undone: 3 % of the light gets through."""
+Reconstruction = Literal["residual", "soft"]
 SMALLEST = 28
 """Least side of the padded input: at a quarter of it, windows of 8 must find pixels to mirror."""
 
@@ -545,14 +543,11 @@ class DehazingNetwork(nn.Module):
         y = _fused(self.mfm2, y, self.skip1(e1))
         y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
         r = F.pixel_shuffle(self.patch_unembed(y), p).to(x0.dtype)
-        if self.reconstruction == "residual":
-            out = r + x0
-        elif self.reconstruction == "soft":
+        if self.reconstruction == "soft":
             gain, offset = r.chunk(2, dim=1)
             out = gain * x0 + offset + x0
         else:
-            thickness, airlight = r.chunk(2, dim=1)  # airlight from half of the bright range on
-            out = x0 + thickness.clamp(-1, MOST).expm1() * (x0 - 0.5 - airlight)
+            out = r + x0
         if depth is not None and p > 1:
             depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
         return Dehazed(
@@ -589,9 +584,8 @@ class DCMPNet(nn.Module):
         unet_width: channels of the U-Net at full size.
         depth_channels, growth: of both depth networks, the branch inside and the one on the dehazed picture.
         patch_size: work on a grid reduced by this factor (ours; 1 in the paper).
-        reconstruction: "residual", y = x + r (paper); "soft", y = x + K x + B with K and B from the network (ours,
-            after DehazeFormer); "scattering", y = x + (exp(a) - 1) (x - A) with optical thickness a and airlight A
-            from the network: the scattering model solved for the clear picture (ours).
+        reconstruction: "residual", y = x + r (paper); "soft", y = x + K x + B with K and B from the network, the
+            form of the scattering model solved for the clear picture (ours, after DehazeFormer).
         legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
         decoder_entry: "m2" as released, or "e3", the deepest stage itself.
     """
@@ -689,7 +683,7 @@ dcmpnet_small = partial(
     depth_channels=(24, 48, 64, 96),
     growth=12,
     patch_size=4,
-    reconstruction="scattering",
+    reconstruction="soft",
     decoder_entry="e3",
 )
 """Ours, for a CPU: works at a quarter of the size, so that it sees much of a picture at little cost."""
