@@ -1,8 +1,8 @@
-"""fairweather clears pictures taken in bad conditions: rain, rain at night, and noise.
+"""fairweather clears pictures taken in bad conditions: haze, rain, rain at night, and noise.
 
 >>> import fairweather as fw
->>> restored = fw.load("derain").restore("photo.jpg")   # doctest: +SKIP
->>> restored.save("photo.derained.jpg")                 # doctest: +SKIP
+>>> restored = fw.load("dehaze").restore("photo.jpg")   # doctest: +SKIP
+>>> restored.save("photo.dehazed.jpg")                  # doctest: +SKIP
 """
 
 from __future__ import annotations

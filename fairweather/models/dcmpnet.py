@@ -6,8 +6,8 @@ al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregatio
 DRDB (dilated dense blocks) in the depth network.
 
 Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
-are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="soft"`, and
-`dcmpnet_small()`, which uses both.
+are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="soft"`, `dark_channel`, and
+`dcmpnet_small()`, which uses all three.
 """
 
 from __future__ import annotations
@@ -406,6 +406,33 @@ def _join(small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c2 h2 w2"]) ->
     return torch.cat((skip, large), dim=1)
 
 
+def dark_channel_prior(hazy: Float[Tensor, "b 3 h w"], window: int = 5) -> Float[Tensor, "b 7 h w"]:
+    """The guess of the dark channel prior (He, Sun and Tang, CVPR 2009): in a clear picture, some pixel nearby is dark.
+
+    Args:
+        hazy: RGB in [-1, 1]. window: side of what is nearby, in pixels.
+
+    Returns:
+        log transmission (1), airlight (3, in [0, 1], the same everywhere) and the dehazed picture (3, about [0, 1]).
+    """
+    picture = (hazy.float() + 1) / 2
+    dark = _darkest(picture, window).flatten(1)
+
+    def brightest() -> tuple[Tensor, ...]:
+        places = dark.topk(max(1, dark.shape[1] // 100), dim=1).indices[:, None].expand(-1, 3, -1)
+        return (picture.flatten(2).gather(2, places).mean(dim=2)[..., None, None].clamp_min(0.2),)
+
+    (airlight,) = over_picture(brightest)
+    transmission = (1 - 0.95 * _darkest(picture / airlight, window)).clamp(0.1, 1)
+    clear = ((picture - airlight) / transmission + airlight).clamp(-0.5, 1.5)
+    return torch.cat((transmission.log(), airlight.expand_as(picture), clear), dim=1)
+
+
+def _darkest(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor, "b 1 h w"]:
+    """The smallest value of any channel in the window around each pixel."""
+    return -F.max_pool2d(-picture.amin(dim=1, keepdim=True), window, stride=1, padding=window // 2)
+
+
 class Features(NamedTuple):
     """Projected U-Net features at a quarter, half and full size of the working grid; they are not cropped."""
 
@@ -448,6 +475,7 @@ class DehazingNetwork(nn.Module):
         msaam: bool,
         depth_branch: bool,
         decoder_entry: Literal["m2", "e3"],
+        dark_channel: bool,
     ) -> None:
         super().__init__()
         stages = {
@@ -492,7 +520,8 @@ class DehazingNetwork(nn.Module):
         p = patch_size
         self.least = p * max(SMALLEST, 4 * (window - 1))
         self.patch_embed = nn.Conv2d(3, w1, p + 2, stride=p, padding=1, padding_mode="reflect")
-        self.mix1 = nn.Conv2d(2 * w1 + depth_branch, w1, 1)
+        self.dark_channel = dark_channel
+        self.mix1 = nn.Conv2d(2 * w1 + depth_branch + 7 * dark_channel, w1, 1)
         self.legm1 = legm(0)
         self.merge1 = nn.Conv2d(w1, w2, 2, stride=2)
         self.mix2 = nn.Conv2d(2 * w2, w2, 1)
@@ -525,6 +554,8 @@ class DehazingNetwork(nn.Module):
         u1, u2, u3 = self.unet(grid)
         d1, d2, d3 = self.project1(u1), self.project2(u2), self.project3(u3)
         start = [self.patch_embed(x0), d3]
+        if self.dark_channel:
+            start.append(dark_channel_prior(grid))
         depth: Tensor | None = None
         if self.depth_branch is not None and self.depth_dense is not None:
             depth = self.depth_branch(grid)[..., : grid.shape[-2], : grid.shape[-1]]
@@ -588,6 +619,7 @@ class DCMPNet(nn.Module):
             form of the scattering model solved for the clear picture (ours, after DehazeFormer).
         legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
         decoder_entry: "m2" as released, or "e3", the deepest stage itself.
+        dark_channel: give the encoder the dark channel prior's guess as well (ours).
     """
 
     multiple_of: int
@@ -612,6 +644,7 @@ class DCMPNet(nn.Module):
         depth_branch: bool = True,
         depth_network: bool = True,
         decoder_entry: Literal["m2", "e3"] = "m2",
+        dark_channel: bool = False,
     ) -> None:
         super().__init__()
         self.multiple_of = 4 * patch_size
@@ -632,6 +665,7 @@ class DCMPNet(nn.Module):
             msaam=msaam,
             depth_branch=depth_branch,
             decoder_entry=decoder_entry,
+            dark_channel=dark_channel,
         )
         self.depth_network = (
             DepthNetwork(channels=depth_channels, growth=growth, reduce=patch_size) if depth_network else None
@@ -685,6 +719,7 @@ dcmpnet_small = partial(
     patch_size=4,
     reconstruction="soft",
     decoder_entry="e3",
+    dark_channel=True,
 )
 """Ours, for a CPU: works at a quarter of the size, so that it sees much of a picture at little cost."""
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from fairweather.data.patches import Scenes, Source
+from fairweather.data.patches import Clear, Pairs, Scenes
 from fairweather.errors import UsageError, unknown_name
+
+
+def _kind(source: Any) -> str:
+    """Which source a plain dictionary is, by a field that only it has: a wrong value is then said to be wrong."""
+    fields = source if isinstance(source, dict) else vars(source)
+    return "clear" if "degradation" in fields else "scenes" if "ranges" in fields else "pairs"
+
+
+Source = Annotated[
+    Annotated[Pairs, Tag("pairs")] | Annotated[Clear, Tag("clear")] | Annotated[Scenes, Tag("scenes")],
+    Discriminator(_kind),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,5 +215,5 @@ def from_plain(plain: dict[str, Any]) -> TrainConfig:
         first = error.errors()[0]
         if first["type"] == "value_error":  # fields that contradict each other, said by __post_init__
             raise UsageError(first["msg"].removeprefix("Value error, ")) from None
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"] if part not in ("pairs", "clear", "scenes"))
         raise UsageError(f"--set {where}={first['input']!r}: {first['msg'].lower()}") from None

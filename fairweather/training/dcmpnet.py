@@ -167,12 +167,13 @@ def dcmpnet_small() -> TrainConfig:
         two_tasks=TwoTasks(inner_depth=0.1),
         sources=(
             # The sky stays above, but for I-HAZE, where some photographs lie on their side.
-            Scenes(path=_RGBD, split="train", drop=_SCENES_HELD, weight=0.36, augment="mirror"),
+            Scenes(path=_RGBD, split="train", drop=_SCENES_HELD, weight=0.20, augment="mirror"),
+            Scenes(path=_RGBD, split="train", ranges="its", drop=_SCENES_HELD, weight=0.18, augment="mirror"),
             Pairs(path=_O_HAZE, split="train", drop=_O_HELD, weight=0.06, augment="mirror"),
             Pairs(path=_I_HAZE, split="train", drop=_I_HELD, weight=0.05),
             Pairs(path=_NH_HAZE, split="train", drop=_NH_HELD, weight=0.06, augment="mirror"),
             Clear(path=_BSDS / "train", degradation="haze", weight=0.12, augment="mirror"),
-            Clear(path=_BSDS / "test", degradation="haze", weight=0.20, augment="mirror"),
+            Clear(path=_BSDS / "test", degradation="haze", weight=0.18, augment="mirror"),
             Clear(path=_I_HAZE / "train/clear", degradation="haze", drop=_I_HELD, weight=0.05),
             Clear(path=_DIV2K, degradation="haze", weight=0.04, augment="mirror"),
             Clear(path=_BSDS / "test", degradation="none", weight=0.06, augment="mirror"),
@@ -186,9 +187,9 @@ def dcmpnet_small() -> TrainConfig:
         ),
         patch=192,
         zoom=(0.35, 1.0),
-        learning_rate=8e-4,
+        learning_rate=1e-3,
         warmup=100,
-        steps=2500,
+        steps=2000,
         validate_every=250,
         checkpoint_every=125,
     )

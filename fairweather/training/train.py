@@ -83,10 +83,12 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     start = torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint else 0
     if not resume and _is_first_process():
         _write_start(config, run)
+    # Of two networks, only one is in the loss that takes a step.
+    together = "ddp_find_unused_parameters_true" if config.two_tasks else "ddp"
     trainer = Trainer(
         accelerator=config.device,
         devices=config.devices,
-        strategy="ddp" if config.devices > 1 else "auto",
+        strategy=together if config.devices > 1 else "auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_steps=config.steps,
         max_epochs=-1,
