@@ -16,12 +16,13 @@ import fairweather as fw
 from fairweather.data.pairs import clear_pictures
 from fairweather.images import read_picture
 from fairweather.metrics import score
+from fairweather.pipeline import TASKS
 
 
 def main(data: Path) -> None:
     """Print mean, worst, and how many fall under 35 dB."""
     files = clear_pictures(data)
-    for task in ("derain", "denoise"):
+    for task in TASKS:
         restorer = fw.load(task)
         kept = {}
         for file in files:

@@ -3,7 +3,8 @@
     python -m benchmarks.large_picture
 
 The picture is scikit-image's astronaut, laid out 6000x4000, with noise. The second part compares tiles with the whole
-picture on a 1024x1024 piece, with the shipped weights: channel attention averages over what it sees at once.
+picture, with the shipped weights: channel attention averages over what it sees at once (noise and rain, 1024x1024), and
+DCMPNet's tiles share what is taken over a reduced copy of the whole (haze, 2048x1382).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 import fairweather as fw
-from fairweather.data.degradations import add_noise, add_rain, rain_streaks
-from fairweather.demo import photograph
+from fairweather.data.degradations import add_haze, add_noise, add_rain, rain_streaks
+from fairweather.demo import motorcycle_depth, photograph
 from fairweather.images import Picture, write_picture
 from fairweather.metrics import psnr
 
@@ -40,10 +42,18 @@ def compare_tiles() -> None:
     generator = torch.Generator().manual_seed(0)
     noisy = add_noise(clear, sigma=25, generator=generator)
     rainy = add_rain(clear, rain_streaks(1024, 1024, generator=generator))
-    for task, degraded in (("denoise", noisy), ("derain", rainy)):
+    scene, depth = photograph("stereo_motorcycle"), motorcycle_depth()
+    hazy = F.interpolate(add_haze(scene, depth, beta=1.2)[None], size=(1382, 2048), mode="bicubic")[0].clamp(
+        0, 1
+    )
+    for task, degraded, tiles in (
+        ("denoise", noisy, (256, 512)),
+        ("derain", rainy, (256, 512)),
+        ("dehaze", hazy, (512, 768, 1024)),
+    ):
         restorer = fw.load(task)
-        whole = restorer.restore(degraded).image
-        for tile in (256, 512):
+        whole = restorer.restore(degraded, tile=2048).image
+        for tile in tiles:
             tiled = restorer.restore(degraded, tile=tile).image
             print(
                 f"{task}, tiles of {tile} against the whole: {psnr(tiled[None], whole[None]).item():.1f} dB"

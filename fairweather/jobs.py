@@ -315,6 +315,7 @@ def _restore_one(
         picture,
         strength=options.strength,
         tile=options.tile,
+        depth=job.depth is not None,
         progress=progress and (lambda i, n: progress(job, i, n)),
     )
     with contextlib.ExitStack() as together:  # without the picture there is no depth either

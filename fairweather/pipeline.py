@@ -111,6 +111,7 @@ class Restorer:
         *,
         strength: float = 1.0,
         tile: int | Literal["auto"] = "auto",
+        depth: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> Result:
         """Restore one picture (or a batch of tensors).
@@ -120,6 +121,7 @@ class Restorer:
             strength: 0 gives the picture back, 1 what the network says, up to 1.5 goes beyond.
             tile: largest side of the pieces that go through the network; "auto" takes the whole picture where
                 memory allows.
+            depth: also find the depth, where the network can.
             progress: called with (tiles done, tiles in all).
 
         Raises:
@@ -132,7 +134,9 @@ class Restorer:
         if tile != "auto" and tile < SMALLEST:
             raise UsageError(f"tile is {tile}, expected 'auto' or at least {SMALLEST} pixels")
         if isinstance(image, Tensor) and image.ndim == 4:
-            done = [self.restore(x, strength=strength, tile=tile, progress=progress) for x in image]
+            done = [
+                self.restore(x, strength=strength, tile=tile, depth=depth, progress=progress) for x in image
+            ]
             if not done:
                 raise UsageError("the batch is empty: expected a tensor of at least one picture")
             depths = [r.depth for r in done if r.depth is not None]
@@ -148,7 +152,7 @@ class Restorer:
         picture = _to_picture(image)
         start = time.perf_counter()
         pixels, tiles, warnings = self._run(picture.pixels, tile, progress)
-        depth = self._depth(pixels)
+        disparity = self._disparity(pixels) if depth else None
         if strength != 1:
             pixels.mul_(strength).add_(picture.pixels, alpha=1 - strength)
         pixels.clamp_(0, 1)
@@ -156,7 +160,7 @@ class Restorer:
         after = dataclasses.replace(picture, pixels=pixels)
         return Result(
             image=_like(image, after),
-            depth=depth,
+            depth=disparity,
             picture=after,
             model=self.model,
             task=self.task,
@@ -188,12 +192,15 @@ class Restorer:
 
         while True:
             try:
-                align = info.align if size >= 4 * info.overlap + info.align else 1
+                # Small tiles give up the grid of the attention windows, never that of the network.
+                align = (
+                    info.align if size >= 4 * info.overlap + info.align else min(info.align, info.multiple_of)
+                )
                 result = run_tiled(
                     partial(self._network, warnings=warnings, statistics=self._statistics(pixels, size)),
                     pixels,
                     tile=size,
-                    overlap=min(info.overlap, size // 4),
+                    overlap=min(info.overlap, (size - align + 1) // 4),
                     align=align,
                     progress=note,
                 )
@@ -216,12 +223,13 @@ class Restorer:
         longest = max(pixels.shape[-2:])
         if longest <= tile or MODELS[self.model].tiling != "consistent":
             return None
-        with record() as statistics:
-            self._network(reduced(pixels[None], tile), [])
+        small = pad_to_multiple(reduced(pixels[None], tile).to(self.device), MODELS[self.model].multiple_of)
+        with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16
+            restored(self.net, small.contiguous(memory_format=torch.channels_last))
         return statistics
 
-    @torch.inference_mode()
-    def _depth(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"] | None:
+    @torch.no_grad()
+    def _disparity(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"] | None:
         """The disparity that the network sees in a restored picture, found in a reduced copy."""
         if not isinstance(self.net, DCMPNet):
             return None

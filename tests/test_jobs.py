@@ -636,7 +636,7 @@ def test_no_depth_unless_it_is_asked_for() -> None:
     save("a.png")
     (outcome,) = dehazed("a.png")
     assert outcome.result is not None
-    assert outcome.result.depth is not None
+    assert outcome.result.depth is None
     assert files() == {"a.png", "a.dehazed.png"}
 
 

@@ -238,8 +238,9 @@ def own_depth(root: Path, *, split: str | None = None) -> Teacher:
     Args:
         root, split: see `find_scenes`, whose errors it raises.
     """
-    return partial(_own, {scene.picture: scene for scene in find_scenes(root, split=split)})
+    return partial(_own, {scene.picture.resolve(): scene for scene in find_scenes(root, split=split)})
 
 
 def _own(scenes: dict[Path, Scene], picture: Path) -> Tensor | None:
-    return disparity_target(*read_scene(scenes[picture])[1]) if picture in scenes else None
+    scene = scenes.get(picture.resolve())
+    return None if scene is None else disparity_target(*read_scene(scene)[1])

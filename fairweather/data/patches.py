@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +38,15 @@ class Sample(NamedTuple):
     """(1, h, w) in [0, 1], large is near; 0 where unknown. See `fairweather.data.depth.disparity_target`."""
 
 
+STRICT = {"extra": "forbid"}
+"""For reading a recipe from plain values: a misspelt field is an error."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """Pictures taken in pairs: folders in any layout of `data/pairs.py`."""
 
+    __pydantic_config__ = STRICT
     path: Path
     """The data set, relative to the data root."""
     split: str | None = None
@@ -59,6 +64,7 @@ class Pairs:
 class Clear:
     """Clear pictures, degraded on the fly by one of `DEGRADATIONS`."""
 
+    __pydantic_config__ = STRICT
     path: Path
     """A folder of pictures, relative to the data root."""
     degradation: str
@@ -72,6 +78,7 @@ class Clear:
 class Scenes:
     """Clear pictures with depth maps (data/depth.py), hazed on the fly by their depth."""
 
+    __pydantic_config__ = STRICT
     path: Path
     """The data set, relative to the data root."""
     split: str | None = None
@@ -123,32 +130,34 @@ def _within(index: int, ranges: Sequence[tuple[int, int]]) -> bool:
     return any(first <= index <= last for first, last in ranges)
 
 
-# What is read is kept: the sets we train on fit into memory, and decoding would starve the trainer. Bytes for
-# pictures and 16-bit integers for depth take a quarter and half of the space of floats; torch cannot flip uint16.
+# What is read is kept: decoding would starve the trainer. Bytes for pictures and 16-bit integers for depth take a
+# quarter and half of the space of floats; torch cannot flip uint16.
+KEPT = 4000
+"""Pictures that stay decoded, the last ones used; of RESIDE's 620x460 pixels they take 3.4 GB."""
 
 
-def _stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+def _packed(values: Tensor, dtype: torch.dtype) -> Tensor:
     return (values * torch.iinfo(dtype).max).round().to(dtype)
 
 
-def _restored(values: Tensor) -> Tensor:
+def _unpacked(values: Tensor) -> Tensor:
     return values.float() / torch.iinfo(values.dtype).max
 
 
-@cache
+@lru_cache(KEPT)
 def _pixels(path: Path) -> Tensor:
-    return _stored(read_picture(path).pixels, torch.uint8)
+    return _packed(read_picture(path).pixels, torch.uint8)
 
 
-@cache
+@lru_cache(KEPT)
 def _scene(scene: Scene) -> list[Tensor]:
     """Picture, depth for haze, and disparity target, both relative to the whole picture."""
     picture, (depth, known) = read_scene(scene)
-    relative = [_stored(x, torch.int16) for x in (depth, disparity_target(depth, known))]
-    return [_stored(picture, torch.uint8), *relative]
+    relative = [_packed(x, torch.int16) for x in (depth, disparity_target(depth, known))]
+    return [_packed(picture, torch.uint8), *relative]
 
 
-@cache
+@lru_cache(KEPT)
 def _taught(path: Path, teacher: Teacher) -> Tensor | None:
     disparity = teacher(path)
     if disparity is None:
@@ -157,7 +166,7 @@ def _taught(path: Path, teacher: Teacher) -> Tensor | None:
         raise DataError(
             f"the teacher gives a disparity outside 0 to 1 for {path}; 0 is unknown, 1 is nearest"
         )
-    return _stored(disparity, torch.int16)
+    return _packed(disparity, torch.int16)
 
 
 def _layers(item: Item, teacher: Teacher | None) -> list[Tensor]:
@@ -227,6 +236,10 @@ class Patches(Dataset[Sample]):
         self.zoom, self.teacher = zoom, teacher
         self.items = [_items(source, root) for source in sources]
         self.weights = torch.tensor([source.weight for source in sources])
+        if not (self.weights >= 0).all() or not self.weights.sum() > 0:
+            raise UsageError(
+                f"weights of sources are {self.weights.tolist()}; expected 0 or more, and one above 0"
+            )
 
     def describe(self) -> list[str]:
         """A line for each source: what it is, how much there is, its share of the patches."""
@@ -242,7 +255,7 @@ class Patches(Dataset[Sample]):
         source, items = self.sources[which], self.items[which]
         layers = _layers(items[int(torch.randint(len(items), (), generator=generator))], self.teacher)
         side = self._side(min(layers[0].shape[-2:]), generator)
-        window = [_restored(x) for x in random_crop(layers, side, generator)]
+        window = [_unpacked(x) for x in random_crop(layers, side, generator)]
         if side > self.size:
             *others, disparity = window
             window = [*(reduce(x, self.size) for x in others), reduce_known(disparity, self.size)]
@@ -298,5 +311,5 @@ class Pictures(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         source, item = self.items[index]
-        layers = [_restored(x) for x in _layers(item, self.teacher)]
+        layers = [_unpacked(x) for x in _layers(item, self.teacher)]
         return _sample(source, layers, Generator().manual_seed(index))

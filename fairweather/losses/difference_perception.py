@@ -29,10 +29,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Weighting = Literal["signed", "absolute"]
+Weighting = Literal["signed", "absolute", "none"]
 """signed: of the difference as it is, as published; a pixel that is too dark counts less than a right one.
 absolute: of its size, relative to the mean size in the picture; our extension. Published weights are nearly even once
-differences are a few hundredths, these are not."""
+differences are a few hundredths, these are not.
+none: leaves the weighted terms out, an ablation."""
 
 
 class DehazingLoss(NamedTuple):
@@ -73,7 +74,7 @@ def image_difference_weights(
         known: pixels to share the weight among; the others get 0.
 
     Returns:
-        weights that sum to 1 in each sample, to 0 in a sample without any known pixel.
+        weights that sum to 1 in each sample, to 0 in a sample without any known pixel, and to 0 with "none".
 
     >>> image_difference_weights(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2))[0, 0, 0]
     tensor([0.2500, 0.2500])
@@ -99,6 +100,8 @@ def depth_difference_weights(
 def _softmax(
     difference: Float[Tensor, "b c h w"], known: Bool[Tensor, "b 1 h w"] | None, weighting: Weighting
 ) -> Float[Tensor, "b c h w"]:
+    if weighting == "none":
+        return torch.zeros_like(difference)
     known = (_everywhere(difference) if known is None else known).expand_as(difference)
     if weighting == "absolute":
         difference = difference.abs()

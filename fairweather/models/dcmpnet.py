@@ -278,7 +278,8 @@ class MSAAM(nn.Module):
 
 
 def _mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-    return x.mean(dim=(2, 3), keepdim=True)
+    # In float32: half precision cannot add up a whole picture.
+    return x.float().mean(dim=(2, 3), keepdim=True)
 
 
 def _instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tensor, "b c h w"]:
@@ -549,7 +550,7 @@ class DehazingNetwork(nn.Module):
         """A hazy picture in [-1, 1] to the dehazed one in [-1, 1]; depth is left to the depth network."""
         height, width = hazy.shape[-2:]
         p = self.patch_size
-        x0 = pad_to_multiple(pad_to_least(hazy, self.least), 4 * p)
+        x0 = pad_to_least(pad_to_multiple(hazy, 4 * p), self.least)
         grid = F.avg_pool2d(x0, p) if p > 1 else x0
         u1, u2, u3 = self.unet(grid)
         d1, d2, d3 = self.project1(u1), self.project2(u2), self.project3(u3)
@@ -781,7 +782,7 @@ def published_dcmpnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours | {f"depth_network.{_depth_name(k)}": v for k, v in depth.items()}
 
 
-def published_parts(state: dict[str, Tensor]) -> dict[str, bool]:
+def published_arguments(state: dict[str, Tensor]) -> dict[str, bool]:
     """Constructor arguments that a mapped checkpoint asks for: the dehazing file alone has no depth network."""
     return {"depth_network": any(k.startswith("depth_network.") for k in state)}
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from fairweather.data.patches import Clear, Pairs, Scenes
+from fairweather.data.patches import STRICT, Clear, Pairs, Scenes
 from fairweather.errors import UsageError, unknown_name
 
 
@@ -29,16 +29,19 @@ Source = Annotated[
 class TwoTasks:
     """How DCMPNet's two networks are trained together (arXiv 2403.01105; see losses/difference_perception.py)."""
 
+    __pydantic_config__ = STRICT
     scheme: Literal["paper", "early", "official", "alone"] = "paper"
     """The reading of difference perception; alone trains the dehazing network without the depth network."""
-    weighting: Literal["signed", "absolute"] = "signed"
-    """Of the paper's scheme: by the difference as published, or by its size (ours)."""
+    weighting: Literal["signed", "absolute", "none"] = "signed"
+    """Of the paper's scheme: by the difference as published, by its size (ours), or no difference perception."""
     consistency: float = 0.0
     """Of the paper's scheme: factor of mean |P - T| in the dehazing network's loss; 0.1 in the released script."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0
     """Factor of the contrastive loss; 1 in the paper."""
+    negatives: bool = True
+    """False leaves the hazy picture out of the contrastive loss (the paper's ablation)."""
     vgg: str = ""
     """Weights of VGG-19 for it: a file with torchvision's names, "download", or "random"."""
     teacher: str = "none"
@@ -48,6 +51,10 @@ class TwoTasks:
     """What the maps of a folder, or a network of transformers, give."""
 
     def __post_init__(self) -> None:
+        if self.scheme != "paper" and (self.weighting != "signed" or self.consistency):
+            raise UsageError(
+                f"two_tasks.weighting and consistency are of scheme=paper, not of {self.scheme}; leave them out"
+            )
         for name in ("consistency", "inner_depth", "contrastive"):
             if getattr(self, name) < 0:
                 raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
@@ -67,6 +74,7 @@ class TwoTasks:
 class TrainConfig:
     """One complete run. `fairweather train RECIPE --set steps=1000 --set batch=4` changes any field."""
 
+    __pydantic_config__ = STRICT
     recipe: str
     """The name it was asked for by."""
     model: str

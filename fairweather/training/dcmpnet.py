@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from fairweather.data.patches import Clear, Pairs, Scenes
 from fairweather.errors import UsageError
@@ -44,6 +42,11 @@ class TwoTaskTraining(Restoration):
             raise UsageError(
                 f"two_tasks.scheme={tasks.scheme} needs a depth network and model_args leaves it out; use alone"
             )
+        if net.depth_network is not None and tasks.scheme == "alone":
+            raise UsageError(
+                "two_tasks.scheme=alone would publish a depth network that was never trained; leave it out with "
+                "--set 'model_args={\"depth_network\": false}'"
+            )
         super().__init__(net, config)
         self.automatic_optimization = False
         self.tasks = tasks
@@ -65,47 +68,44 @@ class TwoTaskTraining(Restoration):
             loss = self._together(dehazed, clear, disparity, added)
         self.note("train/loss", loss)
         self.average.update_parameters(self.net)
-        schedules = cast(list[LambdaLR], self.lr_schedulers())
-        for schedule in schedules[: 1 if self.tasks.scheme == "alone" else 2]:
+        for schedule in _listed(self.lr_schedulers()):
             schedule.step()
 
     def _alternate(self, dehazed: Tensor, clear: Tensor, disparity: Tensor, added: Tensor) -> Tensor:
         """The paper's scheme: first a step of the depth network, then one of the dehazing network."""
+        assert self.net.depth_network is not None
         known, how, consistency = disparity > 0, self.tasks.weighting, self.tasks.consistency
         predicted = self._depth(dehazed.detach())
         loss = paper_depth_loss(dehazed, clear, predicted, disparity, known=known, weighting=how).total
         self._descend(loss, depth=True, dehazing=False)
         self.note("train/depth", loss)
-        self._depth_network.requires_grad_(False)
+        self.net.depth_network.requires_grad_(False)
         with torch.set_grad_enabled(consistency > 0):
             predicted = self._depth(dehazed)
         loss = paper_dehazing_loss(
             dehazed, clear, predicted, disparity, known=known, weighting=how, consistency=consistency
         ).total
         self._descend(loss + added)
-        self._depth_network.requires_grad_(True)
+        self.net.depth_network.requires_grad_(True)
         return loss
 
     def _together(self, dehazed: Tensor, clear: Tensor, disparity: Tensor, added: Tensor) -> Tensor:
         """The released code's schemes: one step of both networks down the sum of their losses."""
         reading = READINGS[self.tasks.scheme]
-        predicted = self._depth(dehazed)
-        # These readings know no gaps: where depth is unknown, the prediction counts as right.
-        teacher = torch.where(disparity > 0, disparity, predicted.detach())
+        predicted, known = self._depth(dehazed), disparity > 0
+        # These readings know no gaps: where depth is unknown, the prediction counts as right and is not taught.
+        predicted = torch.where(known, predicted, predicted.detach())
+        teacher = torch.where(known, disparity, predicted.detach())
         loss = reading.dehazing(dehazed, clear, predicted, teacher).total
         loss_of_depth = reading.depth(dehazed, clear, predicted, teacher).total
         self._descend(loss + loss_of_depth + added, depth=True)
         self.note("train/depth", loss_of_depth)
         return loss
 
-    @property
-    def _depth_network(self) -> nn.Module:
-        """A stand-in that learns nothing where the scheme is alone and the network is left out."""
-        return self.net.depth_network or nn.Linear(1, 1)
-
     def _depth(self, dehazed: Tensor) -> Tensor:
         """The depth network's view, cropped to the picture."""
-        depth: Tensor = self._depth_network(dehazed)
+        assert self.net.depth_network is not None
+        depth: Tensor = self.net.depth_network(dehazed)
         return depth[..., : dehazed.shape[-2], : dehazed.shape[-1]].float()
 
     def _added(
@@ -114,19 +114,21 @@ class TwoTaskTraining(Restoration):
         """The contrastive term, and the supervision of the depth branch inside."""
         added = dehazed.new_zeros(())
         if self.contrast:
-            contrast = self.contrast[0].to(self.device)(dehazed, clear, hazy)
+            with torch.autocast(self.device.type, enabled=False):  # differences of features vanish in bf16
+                contrast = self.contrast[0].to(self.device)(dehazed, clear, hazy)
             self.note("train/contrast", contrast)
             added = added + self.tasks.contrastive * contrast
         if self.tasks.inner_depth and found.inner_depth is not None:
             apart = mean_over(found.inner_depth.float() - disparity, disparity > 0)
+            self.note("train/inner_depth", apart)
             added = added + self.tasks.inner_depth * apart
         return added
 
     def _descend(self, loss: Tensor, *, dehazing: bool = True, depth: bool = False) -> None:
         """One step of one or both networks down a loss."""
-        of_dehazing, of_depth = cast(list[LightningOptimizer], self.optimizers())
+        optimizers = _listed(self.optimizers())
         # Lightning counts the dehazing network's steps alone, so that a step of the run is one batch.
-        chosen: list[Any] = [of_dehazing] * dehazing + [of_depth.optimizer] * depth
+        chosen = [*optimizers[:1]] * dehazing + [one.optimizer for one in optimizers[1:]] * depth
         for one in chosen:
             one.zero_grad()
         self.manual_backward(loss)
@@ -136,13 +138,21 @@ class TwoTaskTraining(Restoration):
             one.step()
 
     def configure_optimizers(self) -> Any:
-        return [optimizer(net, self.config) for net in (self.net.dehazing, self._depth_network)]
+        networks = [net for net in (self.net.dehazing, self.net.depth_network) if net is not None]
+        return [optimizer(net, self.config) for net in networks]
+
+
+def _listed(one_or_several: Any) -> list[Any]:
+    """Lightning gives a list of several optimisers, but the one itself of one."""
+    return one_or_several if isinstance(one_or_several, list) else [one_or_several]
 
 
 def contrastive_loss(tasks: TwoTasks) -> ContrastiveLoss:
     """The contrastive loss that a scheme asks for; its heavy features are frozen and in no checkpoint."""
     projections = None if tasks.scheme in ("paper", "alone") else Projections()
-    return ContrastiveLoss(load_vgg("vgg19", weights=tasks.vgg), projections=projections)
+    return ContrastiveLoss(
+        load_vgg("vgg19", weights=tasks.vgg), negatives=tasks.negatives, projections=projections
+    )
 
 
 # Recipes ---------------------------------------------------------------------------------------------------------

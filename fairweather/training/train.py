@@ -7,6 +7,7 @@ import logging
 import subprocess
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 from fairweather.data.depth import Teacher
 from fairweather.data.patches import Patches, Pictures, Steps
 from fairweather.data.teachers import teacher
-from fairweather.errors import UsageError
+from fairweather.errors import DataError, UsageError
 from fairweather.files import written_whole
 from fairweather.models import create_model
 from fairweather.runtime import keep_memory
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _OF_THE_MACHINE = {"data_root", "init", "device", "devices", "threads", "workers"}
 """Settings that say where a run took place and not what it learnt; nobody's business."""
-DEPTH_CACHE = Path.home() / ".cache" / "fairweather" / "depth"
+DEPTH_CACHE = Path("~/.cache/fairweather/depth")
 """Where the depth that a network gave is kept, for all runs."""
 CONFIG_FILE, COMMIT_FILE, WEIGHTS_FILE = "config.json", "commit", "weights.safetensors"
 
@@ -112,7 +113,10 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
-    trainer.fit(module, loader, pictures, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, loader, pictures, ckpt_path=checkpoint, weights_only=True)
+    except DataError as error:  # out of a worker process it comes with a traceback in its message
+        raise DataError(str(error).strip().rpartition("fairweather.errors.DataError: ")[2]) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     if config.steps % config.validate_every:  # the last steps, at the lowest rate, are candidates too
@@ -126,7 +130,9 @@ def _teacher(config: TrainConfig) -> Teacher | None:
     tasks = config.two_tasks
     if tasks is None or not tasks.learns_depth or tasks.teacher == "none":
         return None
-    return teacher(tasks.teacher, root=config.data_root, cache=DEPTH_CACHE, values=tasks.teacher_values)
+    return teacher(
+        tasks.teacher, root=config.data_root, cache=DEPTH_CACHE.expanduser(), values=tasks.teacher_values
+    )
 
 
 def _check(config: TrainConfig, run: Path, resume: bool) -> None:
@@ -182,11 +188,21 @@ def publish(config: TrainConfig, run: Path) -> Path:
         "seed": str(config.seed),
         "commit": (run / COMMIT_FILE).read_text().strip(),
         "init_sha256": sha256(config.init) if config.init else "",
-        "config": json.dumps({k: v for k, v in to_plain(config).items() if k not in _OF_THE_MACHINE}),
+        "config": json.dumps(_told(config)),
     }
     path = run / WEIGHTS_FILE
     save_weights(state, path, metadata)
     return path
+
+
+def _told(config: TrainConfig) -> dict[str, Any]:
+    """The configuration without places on the machine."""
+    plain = {k: v for k, v in to_plain(config).items() if k not in _OF_THE_MACHINE}
+    if tasks := plain.get("two_tasks"):
+        kind, colon, name = tasks["teacher"].partition(":")
+        where = name if kind == "transformers" else Path(name).name
+        tasks |= {"vgg": Path(tasks["vgg"]).name, "teacher": kind + colon + where}
+    return plain
 
 
 def _commit() -> str:

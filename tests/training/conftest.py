@@ -1,13 +1,18 @@
-"""Data for every recipe."""
+"""Data for every recipe, and a few steps of training."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from fairweather.images import Picture, write_picture
 
@@ -44,3 +49,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"train,{i},train/rgb/{i % 2:03}.png,train/depth/000.png,depth" for i in range(67)]
     (root / "rgbd/index.csv").write_text("\n".join(["split,name,rgb,depth,kind", *rows]) + "\n")
     return root
+
+
+@pytest.fixture
+def fitted() -> Callable[[LightningModule, Sequence[Any]], Trainer]:
+    """A function that trains a module, a step on each batch."""
+
+    def fit(module: LightningModule, batches: Sequence[Any]) -> Trainer:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=len(batches),
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        with warnings.catch_warnings():  # those that `train` ignores
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*treespec.*")
+            trainer.fit(module, loader, loader)
+        return trainer
+
+    return fit

