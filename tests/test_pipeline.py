@@ -330,6 +330,66 @@ def test_tiles_of_a_network_that_looks_nowhere_are_exact() -> None:
     assert result.tiles == 24
 
 
+@pytest.fixture(scope="session")
+def dehazer() -> Restorer:
+    """A small DCMPNet with random weights."""
+    torch.manual_seed(0)
+    net = fw.create_model("dcmpnet_small", depths=(1, 1, 2, 1, 1), attention=(1, 1, 2, 0, 0), unet_width=4)
+    return Restorer(
+        net, model="dcmpnet_small", task="dehaze", sha256="0" * 64, device="cpu", precision="fp32"
+    )
+
+
+@pytest.mark.parametrize("tile", [256, 512])
+def test_tiles_that_share_what_is_seen_of_the_whole_agree_with_it(
+    tile: int, dehazer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = scene(600, 700) * torch.linspace(0.1, 1, 600)[:, None]  # what a tile sees is not like the whole
+    whole = dehazer.restore(picture).image
+    shared = dehazer.restore(picture, tile=tile)
+    assert shared.tiles > 1
+    monkeypatch.setattr(Restorer, "_statistics", lambda *_: None)
+    own = dehazer.restore(picture, tile=tile).image
+    assert psnr(shared.image, whole) > max(40, psnr(own, whole) + 3)
+
+
+def test_bf16_tiles_use_statistics_of_fp32(dehazer: Restorer) -> None:
+    half = Restorer(
+        dehazer.net, model="dcmpnet_small", task="dehaze", sha256="", device="cpu", precision="bf16"
+    )
+    picture = scene(400, 420)
+    assert psnr(half.restore(picture, tile=256).image, dehazer.restore(picture, tile=256).image) > 30
+
+
+def test_depth_comes_in_the_size_of_the_picture_where_it_is_found(dehazer: Restorer) -> None:
+    picture = torch.rand(3, 37, 700, generator=torch.Generator().manual_seed(0))
+    assert dehazer.finds_depth
+    result = dehazer.restore(picture)
+    assert result.depth is not None
+    assert result.depth.shape == (1, 37, 700)
+    result.depth.mul_(2)  # an ordinary tensor, not one of inference mode
+    batch = dehazer.restore(torch.stack([picture, picture.flip(-1)]))
+    assert batch.depth is not None
+    assert batch.depth.shape == (2, 1, 37, 700)
+    assert dehazer.restore(picture, depth=False).depth is None
+    assert inverter.restore(picture).depth is None
+    assert not inverter.finds_depth
+
+
+def test_depth_does_not_follow_strength(dehazer: Restorer) -> None:
+    picture = scene(64, 80)
+    depths = [dehazer.restore(picture, strength=strength).depth for strength in (0.0, 1.0)]
+    assert torch.equal(*depths)  # type: ignore[arg-type]
+
+
+def test_depth_is_saved_and_a_missing_one_is_said_so(dehazer: Restorer, tmp_path: Path) -> None:
+    dehazer.restore(scene(40, 50)).save_depth(tmp_path / "near.png")
+    assert images.read_picture(tmp_path / "near.png").pixels.shape == (3, 40, 50)
+    assert (tmp_path / "near.colour.png").is_file()
+    with pytest.raises(UsageError, match="gave no depth"):
+        inverter.restore(scene(4, 4)).save_depth(tmp_path / "none.png")
+
+
 @pytest.mark.parametrize("tile", [3, 0, -1, 127])
 def test_a_tile_too_small_is_refused(tile: int) -> None:
     with pytest.raises(UsageError, match=f"tile is {tile}, .*128"):

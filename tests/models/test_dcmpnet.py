@@ -1,0 +1,153 @@
+"""DCMPNet's parts alone, the switches of its ablations, and statistics shared between tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fairweather as fw
+from fairweather.errors import UsageError
+from fairweather.models import restored
+from fairweather.models.dcmpnet import DRDB, LEGM, MFM, DCMPNet, dark_channel_prior
+from fairweather.models.layers import record, replay
+from fairweather.weights import save_weights
+
+SMALL: dict[str, Any] = {
+    "widths": (4, 8, 8, 8, 4),
+    "depths": (1, 1, 2, 1, 1),
+    "attention": (1, 1, 1, 0, 0),
+    "heads": (1, 2, 2, 1, 1),
+    "ratios": (1.0,) * 5,
+    "unet_width": 2,
+    "depth_channels": (4, 4, 4, 4),
+    "growth": 2,
+}
+
+
+def built(**options: Any) -> DCMPNet:
+    torch.manual_seed(0)
+    net = fw.create_model("dcmpnet", **SMALL, **options)
+    assert isinstance(net, DCMPNet)
+    return net.requires_grad_(False)
+
+
+def size(net: torch.nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_legm_mfm_and_drdb_stand_alone() -> None:
+    x = torch.rand(2, 8, 13, 17)
+    assert LEGM(8, depth=2, attention=1, heads=2)(x).shape == x.shape
+    assert MFM(8)(x, x.flip(-1)).shape == x.shape
+    assert DRDB(8)(x).shape == x.shape
+
+
+@pytest.mark.parametrize("part", ["legm_attention", "mfm", "msaam", "depth_branch", "depth_network"])
+def test_a_part_that_is_left_out_is_gone_and_the_rest_runs(part: str) -> None:
+    whole, without = built(), built(**{part: False})
+    assert size(without) < size(whole)
+    out = without(torch.rand(1, 3, 40, 36))
+    assert out.clear.shape == (1, 3, 40, 36)
+    assert (out.inner_depth is None) == (part == "depth_branch")
+    assert (out.depth is None) == (part == "depth_network")
+
+
+def test_the_decoder_enters_with_the_stage_it_is_told() -> None:
+    nets = {entry: built(decoder_entry=entry) for entry in ("m2", "e3")}
+    nets["e3"].load_state_dict(nets["m2"].state_dict())  # the same weights
+    x = torch.rand(1, 3, 32, 32)
+    assert not torch.equal(nets["m2"](x).clear, nets["e3"](x).clear)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+@pytest.mark.parametrize("reconstruction", ["residual", "soft"])
+def test_reduced_grids_keep_odd_sizes(patch_size: int, reconstruction: str) -> None:
+    net = built(patch_size=patch_size, reconstruction=reconstruction, dark_channel=True)
+    out = net(torch.rand(2, 3, 37, 51))
+    assert out.clear.shape == (2, 3, 37, 51)
+    assert out.depth.shape == out.inner_depth.shape == (2, 1, 37, 51)
+
+
+def test_the_picture_alone_is_that_of_the_whole_forward_pass() -> None:
+    net, x = built(), torch.rand(1, 3, 33, 40)
+    assert torch.equal(restored(net, x), net(x).clear)
+    assert torch.equal(net.depth(restored(net, x)), net(x).depth)
+
+
+def test_a_side_of_25_is_mirrored_and_not_repeated() -> None:
+    """As published; only shorter sides are continued by their last row."""
+    net, x = built(), torch.rand(1, 3, 25, 40)
+    mirrored = F.pad(x, (0, 0, 0, 3), mode="reflect")
+    assert torch.equal(net(x).clear, net(mirrored).clear[..., :25, :])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"heads": (1, 3, 2, 1, 1)}, "attention of 3 heads"),
+        ({"widths": (4, 8, 8, 8, 8)}, "must mirror the first two"),
+        ({"growth": 0}, "must be 1 or more"),
+    ],
+)
+def test_impossible_arguments_are_told_in_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        fw.create_model("dcmpnet", **(SMALL | options))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_dark_channel_undoes_the_haze_that_it_assumes() -> None:
+    clear = torch.rand(1, 3, 40, 40)
+    clear[..., ::2, ::2] = 0  # a dark pixel in every window
+    transmission, airlight = 0.4, 0.9
+    hazy = clear * transmission + airlight * (1 - transmission)
+    hazy[..., :5, :] = airlight  # sky, from which the airlight is read
+    log_transmission, light, found = dark_channel_prior(2 * hazy - 1).split((1, 3, 3), dim=1)
+    assert light.sub(airlight).abs().max() < 1e-5
+    inside = (..., slice(12, -4), slice(4, -4))
+    assert log_transmission.exp()[inside].sub(1 - 0.95 * 0.6).abs().max() < 1e-4
+    assert found[inside].sub(clear[inside]).abs().mean() < 0.05
+
+
+def test_replayed_statistics_of_the_picture_itself_change_nothing() -> None:
+    net, x = built(dark_channel=True), torch.rand(1, 3, 48, 48)
+    with record() as statistics:
+        alone = restored(net, x)
+    assert statistics
+    with replay(statistics):
+        again = restored(net, x)
+    assert torch.equal(alone, again)
+
+
+def test_statistics_recorded_in_bf16_serve_in_fp32() -> None:
+    """A tile that overflows in bf16 is computed again in fp32, with the statistics that there are."""
+    net, x = built(), torch.rand(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16), record() as statistics:
+        restored(net, x)
+    assert {value.dtype for values in statistics for value in values} == {torch.float32}
+    with replay(statistics):
+        assert restored(net, x).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["dcmpnet", "dcmpnet_small"])
+def test_every_parameter_receives_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    net = fw.create_model(name, **SMALL)
+    out = net(torch.rand(2, 3, 64, 64))
+    (out.clear.square().mean() + out.depth.square().mean()).backward()
+    without = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()}
+    # Instance norm takes away what a bias before it adds.
+    assert without <= {"dehazing.msaam.to_half.bias", "dehazing.msaam.to_quarter.bias"}
+
+
+def test_saved_weights_load_again(tmp_path: Path) -> None:
+    net = fw.create_model("dcmpnet_small", **SMALL).half().float()
+    save_weights(net.state_dict(), tmp_path / "net.safetensors", {"model": "dcmpnet_small"})
+    again = fw.create_model("dcmpnet_small", weights=tmp_path / "net.safetensors", **SMALL)
+    x = torch.rand(1, 3, 50, 40)
+    with torch.inference_mode():
+        for one, other in zip(net(x)[:3], again(x)[:3], strict=True):
+            assert torch.equal(one, other)
