@@ -231,7 +231,9 @@ def models_info(name: str, as_json: Json = False) -> None:
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option(help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing.")],
+    data: Annotated[
+        Path, typer.Option(help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing.")
+    ],
     task: Annotated[str, typer.Option(help="derain, dehaze or denoise.")],
     model: Model = None,
     split: Annotated[
