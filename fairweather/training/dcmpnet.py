@@ -226,6 +226,6 @@ def dcmpnet_small() -> TrainConfig:
         loss="psnr",
         learning_rate=5e-4,
         warmup=50,
-        steps=1900,
+        steps=1500,
         seed=1,  # other patches than the first stage saw
     )
