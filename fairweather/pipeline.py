@@ -285,8 +285,9 @@ LARGEST_TILE = 1024
 """Beyond it a tile is no faster on a CPU, only larger."""
 LARGEST_WHOLE = 2048
 """The same for networks that look at the whole picture, whose tiles only come near to it."""
-DEPTH_SIDE = 512
-"""Longest side of the copy that depth is found in: depth needs the whole scene more than its details."""
+DEPTH_SIDE = 128
+"""Longest side of the copy that depth is found in: the shipped network sees layout, not details. On held-back scenes
+its depth is off by 20 % at 128 pixels, 24 % at 256 and 33 % at 512."""
 
 
 def load(

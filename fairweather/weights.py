@@ -46,6 +46,24 @@ class Weights:
 
 WEIGHTS: tuple[Weights, ...] = (
     Weights(
+        model="dcmpnet_small",
+        task="dehaze",
+        sha256="967318b92847731a16b90da6e831c5e9661acd859923ed2f6cdf7e6f1fb737d7",
+        recipe="dcmpnet_small",
+        steps=1500,
+        seed=1,
+        commit="bab9c1c",
+        data="O-HAZE, I-HAZE and NH-HAZE train (but 8 pairs); 61 RGB-D pictures hazed by depth; own haze over "
+        "BSDS500 train and test, DIV2K crops",
+        scores={
+            "SOTS-indoor, dehazeformer, PSNR": 17.53,
+            "RGB-D test, dehazeformer, PSNR": 16.69,
+            "O-HAZE test, dehazeformer, PSNR": 20.84,
+            "I-HAZE test, dehazeformer, PSNR": 16.58,
+            "NH-HAZE test, dehazeformer, PSNR": 15.01,
+        },
+    ),
+    Weights(
         model="nafnet_small",
         task="derain",
         sha256="84deaea329dec75f5199b9cbdd370f215a0036559beee0e79c8a904a8d490e22",

@@ -579,7 +579,8 @@ def test_models_info(fairweather: Run) -> None:
 def test_models_info_as_json(fairweather: Run) -> None:
     facts = strict_json(fairweather("models", "info", "nafnet_small", "--json").out)
     assert (facts["name"], facts["multiple_of"], facts["licence"]) == ("nafnet_small", 8, "Apache-2.0")
-    assert {w["task"]: w["sha256"] for w in facts["weights"]} == {w.task: w.sha256 for w in WEIGHTS}
+    ours = {w.task: w.sha256 for w in WEIGHTS if w.model == "nafnet_small"}
+    assert {w["task"]: w["sha256"] for w in facts["weights"]} == ours
     assert strict_json(fairweather("models", "info", "nafnet", "--json").out)["weights"] == []
 
 

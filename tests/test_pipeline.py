@@ -52,12 +52,14 @@ class Call(nn.Module):
 
 
 def restorer_of(
-    net: nn.Module | Callable[[Tensor], Tensor], *, device: str = "cpu", precision: str = "fp32"
+    net: nn.Module | Callable[[Tensor], Tensor],
+    *,
+    model: str = "nafnet_tiny",
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> Restorer:
     module = net if isinstance(net, nn.Module) else Call(net)
-    return Restorer(
-        module, model="nafnet_tiny", task="derain", sha256="0" * 64, device=device, precision=precision
-    )
+    return Restorer(module, model=model, task="derain", sha256="0" * 64, device=device, precision=precision)
 
 
 inverter = restorer_of(Inverse())
@@ -376,6 +378,14 @@ def test_depth_comes_in_the_size_of_the_picture_where_it_is_found(dehazer: Resto
     assert not inverter.finds_depth
 
 
+def test_strength_0_gives_a_hazy_picture_back(dehazer: Restorer) -> None:
+    picture = scene(50, 70)
+    assert torch.equal(dehazer.restore(picture, strength=0).image, picture)
+    assert not torch.allclose(dehazer.restore(picture).image, picture, atol=1e-3)
+    with pytest.raises(UsageError, match=r"0 to 1\.5"):
+        dehazer.restore(picture, strength=1.6)
+
+
 def test_depth_does_not_follow_strength(dehazer: Restorer) -> None:
     picture = scene(64, 80)
     depths = [dehazer.restore(picture, strength=strength).depth for strength in (0.0, 1.0)]
@@ -437,6 +447,28 @@ def test_out_of_memory_goes_on_with_smaller_tiles(error: Exception, caplog: pyte
     assert len(result.warnings) == 2  # 200, then 128
     assert all("memory" in warning for warning in result.warnings)
     assert [record.message for record in caplog.records] == list(result.warnings)
+
+
+def test_out_of_memory_keeps_tiles_on_the_grid_of_the_network() -> None:
+    """Of its attention windows while tiles are large, of its reduced copy when they are small."""
+    seen: list[int] = []
+
+    def blocks(x: Tensor) -> Tensor:
+        """Works at a quarter of the size, as DCMPNet."""
+        coarse = nn.functional.avg_pool2d(x, 4)
+        return coarse.repeat_interleave(4, -2).repeat_interleave(4, -1)
+
+    def small_only(x: Tensor) -> Tensor:
+        seen.append(max(x.shape[-2:]))
+        if seen[-1] > 250:
+            raise MemoryError
+        return blocks(x)
+
+    picture = torch.rand(3, 600, 900, generator=torch.Generator().manual_seed(0))
+    result = restorer_of(small_only, model="dcmpnet_small").restore(picture)
+    torch.testing.assert_close(result.image, blocks(picture[None])[0], rtol=0, atol=1e-6)
+    assert len(result.warnings) == 2  # 450, then 225
+    assert max(seen[-result.tiles :]) <= 225 + 15
 
 
 @pytest.mark.parametrize("size", [(300, 400), (5, 5)])

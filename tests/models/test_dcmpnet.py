@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,20 @@ def test_reduced_grids_keep_odd_sizes(patch_size: int, reconstruction: str) -> N
     assert out.depth.shape == out.inner_depth.shape == (2, 1, 37, 51)
 
 
+@pytest.mark.parametrize("name", ["dcmpnet", "dcmpnet_small"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 150), (7, 3), (64, 64), (129, 130)])
+@torch.inference_mode()
+def test_any_size_comes_back_at_its_size(name: str, shape: tuple[int, int]) -> None:
+    out = fw.create_model(name, **SMALL)(torch.rand(2, 3, *shape))
+    assert out.clear.shape == (2, 3, *shape)
+    assert out.depth.shape == out.inner_depth.shape == (2, 1, *shape)
+    assert all(x.isfinite().all() for x in out[:3])
+
+
+def test_large_windows_find_pixels_to_mirror_in_small_pictures() -> None:
+    assert built(window=16)(torch.rand(1, 3, 20, 61)).clear.shape == (1, 3, 20, 61)
+
+
 def test_the_picture_alone_is_that_of_the_whole_forward_pass() -> None:
     net, x = built(), torch.rand(1, 3, 33, 40)
     assert torch.equal(restored(net, x), net(x).clear)
@@ -85,12 +101,34 @@ def test_a_side_of_25_is_mirrored_and_not_repeated() -> None:
     assert torch.equal(net(x).clear, net(mirrored).clear[..., :25, :])
 
 
+@pytest.fixture
+def _annotations_unchecked() -> Iterator[None]:
+    """As in use: tests check annotations, and would refuse a tuple of another length first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("_annotations_unchecked")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"heads": (1, 3, 2, 1, 1)}, "attention of 3 heads"),
+        ({"heads": (0, 2, 2, 1, 1)}, "attention of 0 heads"),
+        ({"attention": (2, 1, 1, 0, 0)}, "in 2 of 1 blocks"),
+        ({"attention": (-1, 1, 1, 0, 0)}, "in -1 of 1 blocks"),
+        ({"ratios": (0.1,) * 5}, "MLPs of ratio 0.1"),
         ({"widths": (4, 8, 8, 8, 8)}, "must mirror the first two"),
+        ({"widths": (4, 8)}, r"widths=\(4, 8\): expected 5 values"),
+        ({"depths": (1,) * 6}, "depths=.*: expected 5 values"),
+        ({"depths": (0,) * 5, "attention": (0,) * 5}, "must be 1 or more"),
         ({"growth": 0}, "must be 1 or more"),
+        ({"patch_size": 0}, "must be 1 or more"),
+        ({"window": 0}, "must be 1 or more"),
+        ({"patch_size": 1.5}, "cannot be built with .*1.5"),
+        ({"reconstruction": "sof"}, "did you mean 'soft'"),
+        ({"decoder_entry": "m3"}, "did you mean 'm2'"),
+        ({"msam": False}, "did you mean 'msaam'"),
     ],
 )
 def test_impossible_arguments_are_told_in_one_line(options: dict[str, Any], said: str) -> None:

@@ -19,7 +19,7 @@ SMALL = {
     "nafnet_tiny": {},
     "constyle_nafnet": {"width": 4, "num_blocks": (1,) * 7},
 }
-"""Constructions that run in a blink; each network class is among them."""
+"""Constructions that run in a blink, of each network class but DCMPNet, which has a file of its own."""
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -21,19 +21,18 @@ from lightning import Trainer
 from torch.utils.data import default_collate
 
 import fairweather as fw
+from fairweather import cli
 from fairweather.data.patches import Patches
 from fairweather.errors import DataError, UsageError
 from fairweather.models import create_model
 from fairweather.training import RECIPES
-from fairweather.training.config import TrainConfig, override
+from fairweather.training.config import TrainConfig, override, to_plain
 from fairweather.training.dcmpnet import TwoTaskTraining
 from fairweather.training.restoration import Restoration, ema
 from fairweather.training.train import saved_config, train
 from fairweather.weights import read_weights
 
 TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
-
-
 TINY_DCMPNET: dict[str, Any] = {
     "widths": (4, 8, 8, 8, 4),
     "depths": (1, 1, 2, 1, 1),
@@ -49,7 +48,8 @@ RUNS: dict[str, list[str]] = {
     "denoise_tiny": TINY,
     "dcmpnet_small": [
         *TINY,
-        "steps=24",
+        "steps=16",
+        "init=null",
         f"model_args={json.dumps(TINY_DCMPNET)}",
         'validation=[{"path": "bsds500/val", "degradation": "haze"}]',
     ],
@@ -76,11 +76,10 @@ def test_a_recipe_builds_and_takes_a_step(
     assert moved == len(before)
 
 
-def start(
-    run: Path, data: Path, *more: str, recipe: str = "denoise_tiny", settings: list[str] = TINY
-) -> subprocess.Popen[bytes]:
-    given = [f"--set={s}" for s in (f"data_root={data}", *settings)] if "--resume" not in more else []
-    command = [sys.executable, "-m", "fairweather", "train", recipe, "--run", str(run), *given, *more]
+def start(recipe: str, run: Path, settings: list[str]) -> subprocess.Popen[bytes]:
+    """As a user does, on the command line."""
+    given = [f"--set={setting}" for setting in settings]
+    command = [sys.executable, "-m", "fairweather", "train", recipe, "--run", str(run), *given]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -93,23 +92,30 @@ def server() -> ForkServerContext:
     return context
 
 
-@pytest.mark.parametrize(("recipe", "kills"), [("denoise_tiny", (4, 8, 24)), ("dcmpnet_small", (12,))])
+def begun(
+    server: ForkServerContext, config: TrainConfig, run: Path, *, resume: bool = False
+) -> ForkServerProcess:
+    process = server.Process(target=train, args=(config, run), kwargs={"resume": resume, "progress": False})
+    process.start()
+    return process
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    """Its exit code, once it has one."""
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.parametrize(("recipe", "kills"), [("denoise_tiny", (4, 8, 24)), ("dcmpnet_small", (4,))])
 def test_a_killed_run_goes_on_to_the_same_weights(
     recipe: str, kills: tuple[int, ...], data: Path, tmp_path: Path, server: ForkServerContext
 ) -> None:
     """kill -9 between validations, after one (8) and late, then resume: equal to the bit."""
     config = override(RECIPES[recipe](), [f"data_root={data}", *RUNS[recipe]])
 
-    def begin(run: Path, *, resume: bool = False) -> ForkServerProcess:
-        process = server.Process(
-            target=train, args=(config, run), kwargs={"resume": resume, "progress": False}
-        )
-        process.start()
-        return process
-
     def killed_at(run: Path, step: int) -> int:
         """Kill -9 a run as soon as it has saved `step` or a later one, and say which it had saved."""
-        victim = begin(run)
+        victim = begun(server, config, run)
         checkpoint, seen, saved = run / "checkpoints" / "last.ckpt", 0, 0
         while saved < step and victim.is_alive():
             time.sleep(0.005)
@@ -121,17 +127,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         assert victim.exitcode == -signal.SIGKILL
         return int(torch.load(checkpoint, weights_only=True)["global_step"])
 
-    def ended(process: ForkServerProcess) -> int | None:
-        process.join()
-        return process.exitcode
-
     whole = tmp_path / "whole"
-    process = begin(whole)
+    process = begun(server, config, whole)
     runs = {step: tmp_path / f"killed-{step}" for step in kills}
     for step, run in runs.items():
         assert step <= killed_at(run, step) < config.steps
     assert ended(process) == 0
-    resumed = [begin(run, resume=True) for run in runs.values()]
+    resumed = [begun(server, config, run, resume=True) for run in runs.values()]
     assert [ended(process) for process in resumed] == [0] * len(runs)
     for file in ("last", "best"):
         expected = torch.load(whole / "checkpoints" / f"{file}.ckpt", weights_only=True)
@@ -144,21 +146,40 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     _check_what_a_run_leaves(whole, config)
 
 
-def test_a_short_run_is_validated_at_its_end_and_published(data: Path, tmp_path: Path) -> None:
-    settings = ["steps=6", "warmup=2", "batch=2", "patch=16", "validate_every=4", "checkpoint_every=100"]
-    assert start(tmp_path / "run", data, settings=settings).wait() == 0
+def test_a_short_run_is_validated_at_its_end_and_published(
+    data: Path, tmp_path: Path, server: ForkServerContext
+) -> None:
+    settings = [*TINY, "steps=6", "validate_every=4", "checkpoint_every=100", f"data_root={data}"]
+    config = override(RECIPES["denoise_tiny"](), settings)
+    assert ended(begun(server, config, tmp_path / "run")) == 0
     assert read_weights(tmp_path / "run" / "weights.safetensors")[1]["steps"] in ("4", "6")
     csv = next(iter((tmp_path / "run").glob("csv/*/metrics.csv"))).read_text()
     assert len(re.findall(r"^\d+,\d+,.*\d$", csv, flags=re.MULTILINE)) >= 1
 
 
+def test_the_command_line_goes_on_with_what_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(RECIPES["denoise_tiny"](), ["steps=777"])
+    (tmp_path / "config.json").write_text(json.dumps(to_plain(config)))
+    asked: list[Any] = []
+    monkeypatch.setattr("fairweather.training.train.train", lambda *a, **k: asked.append((a, k)))
+    monkeypatch.setattr("fairweather.terminal.tell_log", lambda: None)
+    cli.train("denoise_tiny", run=tmp_path, resume=True)
+    assert asked == [((config, tmp_path), {"resume": True})]
+
+
 def test_two_processes_train_together(data: Path, tmp_path: Path) -> None:
     """As on two GPUs: different patches, one result, written once; a part of DCMPNet learns at a time."""
-    short = ["steps=6", "validate_every=3", "checkpoint_every=2", "device=cpu", "devices=2"]
-    processes = [
-        start(tmp_path / recipe, data, recipe=recipe, settings=[*settings, *short])
-        for recipe, settings in RUNS.items()
+    short = [
+        f"data_root={data}",
+        "steps=6",
+        "validate_every=3",
+        "checkpoint_every=2",
+        "device=cpu",
+        "devices=2",
     ]
+    processes = [start(recipe, tmp_path / recipe, [*settings, *short]) for recipe, settings in RUNS.items()]
     assert [process.wait() for process in processes] == [0, 0]
     for recipe in RUNS:
         assert read_weights(tmp_path / recipe / "weights.safetensors")[1]["recipe"] == recipe
