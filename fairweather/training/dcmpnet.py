@@ -48,6 +48,10 @@ class TwoTaskTraining(Restoration):
                 "two_tasks.scheme=alone would publish a depth network that was never trained; leave it out with "
                 "--set 'model_args={\"depth_network\": false}'"
             )
+        if tasks.inner_depth and net.dehazing.depth_branch is None:
+            raise UsageError(
+                "two_tasks.inner_depth teaches the depth branch and model_args leaves it out; set it to 0"
+            )
         super().__init__(net, config)
         self.automatic_optimization = False
         self.tasks = tasks

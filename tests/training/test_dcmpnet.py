@@ -279,6 +279,12 @@ def test_a_model_without_a_second_task_is_refused() -> None:
         TwoTaskTraining(create_model("nafnet_tiny"), config)
 
 
+def test_a_depth_branch_that_is_not_there_cannot_be_taught() -> None:
+    config = configured(model_args=SMALL | {"depth_branch": False}, inner_depth=0.1)
+    with pytest.raises(UsageError, match=r"two_tasks\.inner_depth teaches the depth branch"):
+        TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
+
+
 def test_a_depth_network_that_is_never_trained_is_not_published() -> None:
     config = configured(scheme="alone")
     with pytest.raises(UsageError, match="a depth network that was never trained; leave it out"):
