@@ -18,17 +18,12 @@ from torch import Tensor
 
 from fairweather.evaluate import pictures_of
 from fairweather.metrics import ScoreTable, score
+from fairweather.models.dcmpnet import dark_channel
 
 PATCH = 15
 OMEGA, LOWEST = 0.95, 0.1  # how much of the haze is taken away, and the least transmission that is divided by
 BRIGHTEST = 0.001  # share of the pixels that airlight is looked for in
 RADIUS, EPSILON = 60, 1e-3
-
-
-def dark_channel(picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
-    """The darkest channel of the darkest pixel in the patch around each pixel."""
-    darkest = picture.amin(0, keepdim=True)
-    return -F.max_pool2d(-darkest[None], PATCH, stride=1, padding=PATCH // 2)[0]
 
 
 def airlight(hazy: Float[Tensor, "3 h w"], dark: Float[Tensor, "1 h w"]) -> Float[Tensor, "3 1 1"]:
@@ -54,8 +49,8 @@ def _mean(x: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
 
 def dehaze(hazy: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     """Solve I = J t + A (1 - t) for J, with t = 1 - 0.95 dark(I / A)."""
-    light = airlight(hazy, dark_channel(hazy))
-    rough = 1 - OMEGA * dark_channel(hazy / light)
+    light = airlight(hazy, dark_channel(hazy[None], PATCH)[0])
+    rough = 1 - OMEGA * dark_channel(hazy[None] / light, PATCH)[0]
     transmission = guided_filter(hazy.mean(0, keepdim=True).double(), rough.double()).float()
     return ((hazy - light) / transmission.clamp(min=LOWEST) + light).clamp(0, 1)
 

@@ -417,20 +417,24 @@ def dark_channel_prior(hazy: Float[Tensor, "b 3 h w"], window: int = 5) -> Float
         log transmission (1), airlight (3, in [0, 1], the same everywhere) and the dehazed picture (3, about [0, 1]).
     """
     picture = (hazy.float() + 1) / 2
-    dark = _darkest(picture, window).flatten(1)
+    dark = dark_channel(picture, window).flatten(1)
 
     def brightest() -> tuple[Tensor, ...]:
         places = dark.topk(max(1, dark.shape[1] // 100), dim=1).indices[:, None].expand(-1, 3, -1)
         return (picture.flatten(2).gather(2, places).mean(dim=2)[..., None, None].clamp_min(0.2),)
 
     (airlight,) = over_picture(brightest)
-    transmission = (1 - 0.95 * _darkest(picture / airlight, window)).clamp(0.1, 1)
+    transmission = (1 - 0.95 * dark_channel(picture / airlight, window)).clamp(0.1, 1)
     clear = ((picture - airlight) / transmission + airlight).clamp(-0.5, 1.5)
     return torch.cat((transmission.log(), airlight.expand_as(picture), clear), dim=1)
 
 
-def _darkest(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor, "b 1 h w"]:
-    """The smallest value of any channel in the window around each pixel."""
+def dark_channel(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor, "b 1 h w"]:
+    """The darkest channel of the darkest pixel in the window around each pixel.
+
+    >>> dark_channel(torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2), 3).unique()
+    tensor([0.2000])
+    """
     return -F.max_pool2d(-picture.amin(dim=1, keepdim=True), window, stride=1, padding=window // 2)
 
 
