@@ -8,4 +8,5 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).parent / "parity"))  # cases.py, for tests in any folder
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "parity")]  # tiny.py and cases.py, for tests in any folder

@@ -10,6 +10,7 @@ import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import DCMPNET
 
 import fairweather as fw
 from fairweather.errors import UsageError
@@ -18,21 +19,10 @@ from fairweather.models.dcmpnet import DRDB, LEGM, MFM, DCMPNet, dark_channel_pr
 from fairweather.models.layers import record, replay
 from fairweather.weights import save_weights
 
-SMALL: dict[str, Any] = {
-    "widths": (4, 8, 8, 8, 4),
-    "depths": (1, 1, 2, 1, 1),
-    "attention": (1, 1, 1, 0, 0),
-    "heads": (1, 2, 2, 1, 1),
-    "ratios": (1.0,) * 5,
-    "unet_width": 2,
-    "depth_channels": (4, 4, 4, 4),
-    "growth": 2,
-}
-
 
 def built(**options: Any) -> DCMPNet:
     torch.manual_seed(0)
-    net = fw.create_model("dcmpnet", **SMALL, **options)
+    net = fw.create_model("dcmpnet", **DCMPNET, **options)
     assert isinstance(net, DCMPNet)
     return net.requires_grad_(False)
 
@@ -78,7 +68,7 @@ def test_reduced_grids_keep_odd_sizes(patch_size: int, reconstruction: str) -> N
 @pytest.mark.parametrize("shape", [(1, 1), (1, 150), (7, 3), (64, 64), (129, 130)])
 @torch.inference_mode()
 def test_any_size_comes_back_at_its_size(name: str, shape: tuple[int, int]) -> None:
-    out = fw.create_model(name, **SMALL)(torch.rand(2, 3, *shape))
+    out = fw.create_model(name, **DCMPNET)(torch.rand(2, 3, *shape))
     assert out.clear.shape == (2, 3, *shape)
     assert out.depth.shape == out.inner_depth.shape == (2, 1, *shape)
     assert all(x.isfinite().all() for x in out[:3])
@@ -133,7 +123,7 @@ def _annotations_unchecked() -> Iterator[None]:
 )
 def test_impossible_arguments_are_told_in_one_line(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
-        fw.create_model("dcmpnet", **(SMALL | options))
+        fw.create_model("dcmpnet", **(DCMPNET | options))
     assert "\n" not in str(caught.value)
 
 
@@ -174,7 +164,7 @@ def test_statistics_recorded_in_bf16_serve_in_fp32() -> None:
 def test_every_parameter_receives_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     wide = {"unet_width": 16, "growth": 16, "depth_channels": (16, 16, 16, 16)}  # else some ReLU is dead
-    net = fw.create_model(name, **(SMALL | wide))
+    net = fw.create_model(name, **(DCMPNET | wide))
     out = net(torch.rand(4, 3, 128, 128))
     (out.clear.square().mean() + out.depth.square().mean()).backward()
     without = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()}
@@ -183,10 +173,10 @@ def test_every_parameter_receives_a_gradient(name: str) -> None:
 
 
 def test_saved_weights_load_again(tmp_path: Path) -> None:
-    net = fw.create_model("dcmpnet_small", **SMALL)
+    net = fw.create_model("dcmpnet_small", **DCMPNET)
     net.load_state_dict({k: v.half().to(v.dtype) for k, v in net.state_dict().items()})
     save_weights(net.state_dict(), tmp_path / "net.safetensors", {"model": "dcmpnet_small"})
-    again = fw.create_model("dcmpnet_small", weights=tmp_path / "net.safetensors", **SMALL)
+    again = fw.create_model("dcmpnet_small", weights=tmp_path / "net.safetensors", **DCMPNET)
     x = torch.rand(1, 3, 50, 40)
     with torch.inference_mode():
         for one, other in zip(net(x)[:3], again(x)[:3], strict=True):

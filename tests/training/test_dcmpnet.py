@@ -13,6 +13,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from lightning import Trainer
+from tiny import DCMPNET
 from torch import Tensor, nn
 
 from fairweather.data.patches import Pairs, Scenes
@@ -30,17 +31,7 @@ from fairweather.training.config import TrainConfig, TwoTasks, from_plain, overr
 from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss
 from fairweather.training.train import _teacher, train
 
-SMALL: dict[str, Any] = {
-    "widths": (4, 8, 8, 8, 4),
-    "depths": (1, 1, 2, 1, 1),
-    "attention": (0, 1, 2, 0, 0),
-    "heads": (1, 2, 2, 1, 1),
-    "ratios": (1.0,) * 5,
-    "unet_width": 2,
-    "depth_channels": (4, 4, 4, 4),
-    "growth": 2,
-    "patch_size": 1,
-}
+SMALL: dict[str, Any] = DCMPNET | {"patch_size": 1}
 SCHEMES = ("paper", "early", "official", "alone")
 Batch = tuple[Tensor, Tensor, Tensor]
 Fit = Callable[[TwoTaskTraining, list[Batch]], Trainer]

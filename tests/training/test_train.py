@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from tiny import DCMPNET
 from torch.utils.data import default_collate
 
 import fairweather as fw
@@ -33,24 +34,13 @@ from fairweather.training.train import saved_config, train
 from fairweather.weights import read_weights
 
 TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
-TINY_DCMPNET: dict[str, Any] = {
-    "widths": (4, 8, 8, 8, 4),
-    "depths": (1, 1, 2, 1, 1),
-    "attention": (0, 1, 2, 0, 0),
-    "heads": (1, 2, 2, 1, 1),
-    "ratios": (1.0,) * 5,
-    "unet_width": 2,
-    "depth_channels": (4, 4, 4, 4),
-    "growth": 2,
-    "patch_size": 1,
-}
 RUNS: dict[str, list[str]] = {
     "denoise_tiny": TINY,
     "dcmpnet_small": [
         *TINY,
         "steps=16",
         "init=null",
-        f"model_args={json.dumps(TINY_DCMPNET)}",
+        "model_args=" + json.dumps(DCMPNET | {"patch_size": 1}),
         'validation=[{"path": "bsds500/val", "degradation": "haze"}]',
     ],
 }
