@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fairweather.data.pairs import SPLITS, _natural, clear_pictures, split_folder
+from fairweather.data.pairs import SPLITS, clear_pictures, natural_order, split_folder
 from fairweather.errors import DataError, UsageError
 from fairweather.images import read_picture
 
@@ -123,7 +123,7 @@ def _listed(index: Path, split: str | None) -> tuple[Scene, ...]:
         raise DataError(
             f"{index} lists {len(missing)} missing files, such as {missing[0]}; paths start beside it"
         )
-    return tuple(sorted(scenes, key=lambda scene: _natural(scene.picture.as_posix())))
+    return tuple(sorted(scenes, key=lambda scene: natural_order(scene.picture.as_posix())))
 
 
 def _scene(folder: Path, row: dict[str, str]) -> Scene:

@@ -263,10 +263,10 @@ def _pictures(folder: Path) -> list[Path]:
     """Pictures at any depth, in natural order; not the ._001.jpg that macOS writes beside 001.jpg."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     names = [name for name, path in files.items() if path.suffix.lower() in EXTENSIONS and path.is_file()]
-    return [files[name] for name in sorted(names, key=_natural) if not f"/{name}".count("/.")]
+    return [files[name] for name in sorted(names, key=natural_order) if not f"/{name}".count("/.")]
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural_order(name: str) -> tuple[list[str | int], str]:
     """A sorting key that puts 2 before 10: text and number take turns."""
     parts = enumerate(re.split(r"(\d+)", name))
     return [int(part) if i % 2 else part.casefold() for i, part in parts], name

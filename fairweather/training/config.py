@@ -13,15 +13,15 @@ from fairweather.data.patches import STRICT, Clear, Pairs, Scenes
 from fairweather.errors import UsageError, unknown_name
 
 
-def _kind(source: Any) -> str:
+def _tag(source: Any) -> str:
     """Which source a plain dictionary is, by a field that only it has: a wrong value is then said to be wrong."""
     fields = source if isinstance(source, dict) else vars(source)
     return "clear" if "degradation" in fields else "scenes" if "ranges" in fields else "pairs"
 
 
-Source = Annotated[
+TaggedSource = Annotated[
     Annotated[Pairs, Tag("pairs")] | Annotated[Clear, Tag("clear")] | Annotated[Scenes, Tag("scenes")],
-    Discriminator(_kind),
+    Discriminator(_tag),
 ]
 
 
@@ -83,9 +83,9 @@ class TrainConfig:
     """Constructor arguments of the network."""
     task: str
     """What it learns: derain, denoise, deblur, dehaze."""
-    sources: tuple[Source, ...]
+    sources: tuple[TaggedSource, ...]
     """Where training patches come from."""
-    validation: tuple[Source, ...]
+    validation: tuple[TaggedSource, ...]
     """Pictures held back from training; the best checkpoint is chosen on them."""
     data_root: Path = Path("data")
     """The folder that the sources' paths are relative to."""

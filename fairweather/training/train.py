@@ -128,7 +128,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
 
 def _teacher(config: TrainConfig) -> Teacher | None:
     tasks = config.two_tasks
-    if tasks is None or not tasks.learns_depth or tasks.teacher == "none":
+    if tasks is None or not tasks.learns_depth:
         return None
     return teacher(
         tasks.teacher, root=config.data_root, cache=DEPTH_CACHE.expanduser(), values=tasks.teacher_values
