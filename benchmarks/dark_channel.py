@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch.nn.functional as F
 import typer
 from jaxtyping import Float
 from torch import Tensor
 
 from fairweather.evaluate import pictures_of
 from fairweather.metrics import ScoreTable, score
-from fairweather.models.dcmpnet import dark_channel
+from fairweather.models.dcmpnet import dark_channel, guided_filter
 
 PATCH = 15
 OMEGA, LOWEST = 0.95, 0.1  # how much of the haze is taken away, and the least transmission that is divided by
@@ -33,25 +32,12 @@ def airlight(hazy: Float[Tensor, "3 h w"], dark: Float[Tensor, "1 h w"]) -> Floa
     return candidates[:, candidates.sum(0).argmax()].view(3, 1, 1)
 
 
-def guided_filter(guide: Float[Tensor, "1 h w"], x: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-    """x smoothed but for the edges of the guide: x ~ a * guide + b in each window, and the mean of all fits."""
-    mean_guide, mean_x = _mean(guide), _mean(x)
-    a = (_mean(guide * x) - mean_guide * mean_x) / (_mean(guide * guide) - mean_guide**2 + EPSILON)
-    return _mean(a) * guide + _mean(mean_x - a * mean_guide)
-
-
-def _mean(x: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-    """Mean over the window around each pixel, or what of it lies in the picture."""
-    size = 2 * RADIUS + 1
-    rows = F.avg_pool2d(x, (size, 1), stride=1, padding=(RADIUS, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, RADIUS), count_include_pad=False)
-
-
 def dehaze(hazy: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     """Solve I = J t + A (1 - t) for J, with t = 1 - 0.95 dark(I / A)."""
     light = airlight(hazy, dark_channel(hazy[None], PATCH)[0])
     rough = 1 - OMEGA * dark_channel(hazy[None] / light, PATCH)[0]
-    transmission = guided_filter(hazy.mean(0, keepdim=True).double(), rough.double()).float()
+    guide = hazy.mean(0, keepdim=True).double()[None]
+    transmission = guided_filter(guide, rough.double()[None], radius=RADIUS, eps=EPSILON)[0].float()
     return ((hazy - light) / transmission.clamp(min=LOWEST) + light).clamp(0, 1)
 
 

@@ -6,12 +6,13 @@ al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregatio
 DRDB (dilated dense blocks) in the depth network.
 
 Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
-are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="soft"`, `dark_channel`, and
-`dcmpnet_small()`, which uses all three.
+are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="scattering"` (it corrects the dark
+channel prior's guess of the haze), and `dcmpnet_small()`, which uses both.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from fairweather.errors import WeightsError, unknown_name
 from fairweather.models.layers import over_picture, pad_to_multiple
 
-Reconstruction = Literal["residual", "soft"]
+Reconstruction = Literal["residual", "scattering"]
 SMALLEST = 28
 """Least side of the padded input: at a quarter of it, windows of 8 must find pixels to mirror."""
 
@@ -407,26 +408,65 @@ def _join(small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c2 h2 w2"]) ->
     return torch.cat((skip, large), dim=1)
 
 
-def dark_channel_prior(hazy: Float[Tensor, "b 3 h w"], window: int = 5) -> Float[Tensor, "b 7 h w"]:
+class Haze(NamedTuple):
+    """Haze by the scattering model, hazy = clear * t + airlight * (1 - t)."""
+
+    log_transmission: Float[Tensor, "b c h w"]
+    airlight: Float[Tensor, "b 3 h w"]
+    """In [0, 1], nominally."""
+
+    def removed(self, hazy: Float[Tensor, "b 3 h2 w2"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """The clear picture, of a hazy one in [0, 1] that may be larger than these maps."""
+        size = hazy.shape[-2:]
+        log_transmission, airlight = (
+            x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear") for x in self
+        )
+        return torch.addcmul(airlight, hazy - airlight, (-log_transmission).exp())
+
+
+WINDOWS = (5, 13, 21)
+"""Sides that the dark channel prior is asked with, in pixels of the working grid; it starts from the middle one."""
+LEAST_TRANSMISSION = 0.05
+
+
+def dark_channel_prior(picture: Float[Tensor, "b 3 h w"]) -> Haze:
     """The guess of the dark channel prior (He, Sun and Tang, CVPR 2009): in a clear picture, some pixel nearby is dark.
 
     Args:
-        hazy: RGB in [-1, 1]. window: side of what is nearby, in pixels.
+        picture: hazy RGB in [0, 1].
 
     Returns:
-        log transmission (1), airlight (3, in [0, 1], the same everywhere) and the dehazed picture (3, about [0, 1]).
+        Log transmission for each of WINDOWS, smoothed along the picture's edges by a guided filter, and the airlight,
+        the same everywhere.
     """
-    picture = (hazy.float() + 1) / 2
-    dark = dark_channel(picture, window).flatten(1)
+    dark = dark_channel(picture, WINDOWS[1]).flatten(1)
 
     def brightest() -> tuple[Tensor, ...]:
         places = dark.topk(max(1, dark.shape[1] // 100), dim=1).indices[:, None].expand(-1, 3, -1)
         return (picture.flatten(2).gather(2, places).mean(dim=2)[..., None, None].clamp_min(0.2),)
 
     (airlight,) = over_picture(brightest)
-    transmission = (1 - 0.95 * dark_channel(picture / airlight, window)).clamp(0.1, 1)
-    clear = ((picture - airlight) / transmission + airlight).clamp(-0.5, 1.5)
-    return torch.cat((transmission.log(), airlight.expand_as(picture), clear), dim=1)
+    relative = picture / airlight
+    guide = picture.mean(dim=1, keepdim=True)
+    rough = torch.cat([1 - 0.95 * dark_channel(relative, window) for window in WINDOWS], dim=1)
+    transmission = guided_filter(guide, rough, radius=10).clamp(2 * LEAST_TRANSMISSION, 1)
+    return Haze(transmission.log(), airlight.expand_as(picture))
+
+
+def guided_filter(
+    guide: Float[Tensor, "b 1 h w"], x: Float[Tensor, "b c h w"], *, radius: int, eps: float = 1e-3
+) -> Float[Tensor, "b c h w"]:
+    """x smoothed but for the edges of the guide: x ~ a * guide + b in each window, and the mean of all fits (He, Sun
+    and Tang, ECCV 2010). Windows are cut off at the border.
+    """
+
+    def mean(y: Tensor) -> Tensor:
+        rows = F.avg_pool2d(y, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
+        return F.avg_pool2d(rows, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
+
+    mean_guide, mean_x = mean(guide), mean(x)
+    a = (mean(guide * x) - mean_guide * mean_x) / (mean(guide * guide) - mean_guide**2 + eps)
+    return mean(a) * guide + mean(mean_x - a * mean_guide)
 
 
 def dark_channel(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor, "b 1 h w"]:
@@ -480,7 +520,6 @@ class DehazingNetwork(nn.Module):
         msaam: bool,
         depth_branch: bool,
         decoder_entry: Literal["m2", "e3"],
-        dark_channel: bool,
     ) -> None:
         super().__init__()
         stages = {
@@ -525,8 +564,8 @@ class DehazingNetwork(nn.Module):
         p = patch_size
         self.least = p * max(SMALLEST, 4 * (window - 1))
         self.patch_embed = nn.Conv2d(3, w1, p + 2, stride=p, padding=1, padding_mode="reflect")
-        self.dark_channel = dark_channel
-        self.mix1 = nn.Conv2d(2 * w1 + depth_branch + 7 * dark_channel, w1, 1)
+        guessed = (len(WINDOWS) + 6) * (reconstruction == "scattering")
+        self.mix1 = nn.Conv2d(2 * w1 + depth_branch + guessed, w1, 1)
         self.legm1 = legm(0)
         self.merge1 = nn.Conv2d(w1, w2, 2, stride=2)
         self.mix2 = nn.Conv2d(2 * w2, w2, 1)
@@ -547,8 +586,11 @@ class DehazingNetwork(nn.Module):
         self.mfm2 = MFM(w1) if mfm else None
         self.mix5 = nn.Conv2d(2 * w1, w1, 1)
         self.legm5 = legm(4)
-        out = (3 if reconstruction == "residual" else 6) * p * p
+        out = 3 * p * p if reconstruction == "residual" else 7
         self.patch_unembed = nn.Conv2d(w1, out, 3, padding=1, padding_mode="reflect")
+        if reconstruction == "scattering":  # training starts at the guess
+            nn.init.zeros_(self.patch_unembed.weight)
+            nn.init.zeros_(self.patch_unembed.bias)  # type: ignore[arg-type]
 
     def forward(self, hazy: Float[Tensor, "b 3 h w"]) -> Dehazed:
         """A hazy picture in [-1, 1] to the dehazed one in [-1, 1]; depth is left to the depth network."""
@@ -559,8 +601,14 @@ class DehazingNetwork(nn.Module):
         u1, u2, u3 = self.unet(grid)
         d1, d2, d3 = self.project1(u1), self.project2(u2), self.project3(u3)
         start = [self.patch_embed(x0), d3]
-        if self.dark_channel:
-            start.append(dark_channel_prior(grid))
+        guess: Haze | None = None
+        if self.reconstruction == "scattering":
+            with torch.autocast(x0.device.type, enabled=False):  # logarithms and quotients need float32
+                guess = dark_channel_prior((grid.float() + 1) / 2)
+                seen = guess._replace(log_transmission=guess.log_transmission[:, 1:2]).removed(
+                    (grid.float() + 1) / 2
+                )
+            start += [*guess, seen.clamp(-0.5, 1.5)]
         depth: Tensor | None = None
         if self.depth_branch is not None and self.depth_dense is not None:
             depth = self.depth_branch(grid)[..., : grid.shape[-2], : grid.shape[-1]]
@@ -578,12 +626,12 @@ class DehazingNetwork(nn.Module):
         y = F.pixel_shuffle(self.split2(self.mix_d2(_cat(half, y))), 2)
         y = _fused(self.mfm2, y, self.skip1(e1))
         y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
-        r = F.pixel_shuffle(self.patch_unembed(y), p).to(x0.dtype)
-        if self.reconstruction == "soft":
-            gain, offset = r.chunk(2, dim=1)
-            out = gain * x0 + offset + x0
+        r: Tensor = self.patch_unembed(y).to(x0.dtype)
+        if guess is None:
+            out = F.pixel_shuffle(r, p) + x0
         else:
-            out = r + x0
+            with torch.autocast(x0.device.type, enabled=False):
+                out = 2 * _corrected(guess, r.float()).removed((x0.float() + 1) / 2).to(x0.dtype) - 1
         if depth is not None and p > 1:
             depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
         return Dehazed(
@@ -592,6 +640,19 @@ class DehazingNetwork(nn.Module):
             inner_depth=None if depth is None else depth[..., :height, :width],
             features=Features(d1, d2, d3),
         )
+
+
+def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"]) -> Haze:
+    """The guess with how far it is trusted (1 channel), what is added to log transmission (3) and to airlight (3).
+
+    Distrusted where a picture is clear: there the prior always finds some haze.
+    """
+    trust, log_transmission, airlight = correction.split((1, 3, 3), dim=1)
+    # Above 1 a little, for pairs whose clear picture has less contrast.
+    log_transmission = ((trust + 2).sigmoid() * guess.log_transmission[:, 1:2] + log_transmission).clamp(
+        math.log(LEAST_TRANSMISSION), 1
+    )
+    return Haze(log_transmission, guess.airlight + airlight)
 
 
 def _cat(first: Tensor | None, second: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
@@ -620,11 +681,11 @@ class DCMPNet(nn.Module):
         unet_width: channels of the U-Net at full size.
         depth_channels, growth: of both depth networks, the branch inside and the one on the dehazed picture.
         patch_size: work on a grid reduced by this factor (ours; 1 in the paper).
-        reconstruction: "residual", y = x + r (paper); "soft", y = x + K x + B with K and B from the network, the
-            form of the scattering model solved for the clear picture (ours, after DehazeFormer).
+        reconstruction: "residual", y = x + r (paper); "scattering", the network corrects the transmission and the
+            airlight that the dark channel prior finds, and y is the scattering model solved for the clear picture
+            (ours).
         legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
         decoder_entry: "m2" as released, or "e3", the deepest stage itself.
-        dark_channel: give the encoder the dark channel prior's guess as well (ours).
     """
 
     multiple_of: int
@@ -649,7 +710,6 @@ class DCMPNet(nn.Module):
         depth_branch: bool = True,
         depth_network: bool = True,
         decoder_entry: Literal["m2", "e3"] = "m2",
-        dark_channel: bool = False,
     ) -> None:
         super().__init__()
         self.multiple_of = 4 * patch_size
@@ -670,7 +730,6 @@ class DCMPNet(nn.Module):
             msaam=msaam,
             depth_branch=depth_branch,
             decoder_entry=decoder_entry,
-            dark_channel=dark_channel,
         )
         self.depth_network = (
             DepthNetwork(channels=depth_channels, growth=growth, reduce=patch_size) if depth_network else None
@@ -722,9 +781,8 @@ dcmpnet_small = partial(
     depth_channels=(24, 48, 64, 96),
     growth=12,
     patch_size=4,
-    reconstruction="soft",
+    reconstruction="scattering",
     decoder_entry="e3",
-    dark_channel=True,
 )
 """Ours, for a CPU: works at a quarter of the size, so that it sees much of a picture at little cost."""
 

@@ -13,6 +13,5 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
     "denoise_tiny": restoration.denoise_tiny,
-    "dcmpnet_start": dcmpnet.dcmpnet_start,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
 }
