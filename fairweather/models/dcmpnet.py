@@ -6,8 +6,8 @@ al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregatio
 DRDB (dilated dense blocks) in the depth network.
 
 Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
-are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="scattering"` (it corrects the dark
-channel prior's guess of the haze), and `dcmpnet_small()`, which uses both.
+are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="scattering"` (it corrects the
+dark channel prior's guess of the haze), and `dcmpnet_small()`, which uses both.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def dcmpnet_small() -> TrainConfig:
         zoom=(0.35, 1.0),
         learning_rate=1e-3,
         warmup=100,
-        steps=8000,
+        steps=7000,
         validate_every=500,
         checkpoint_every=125,
     )
