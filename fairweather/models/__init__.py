@@ -82,7 +82,7 @@ MODELS: dict[str, ModelInfo] = {
     "dcmpnet_small": ModelInfo(
         build=dcmpnet.dcmpnet_small,
         task=("dehaze",),
-        params=2_844_748,
+        params=2_825_483,
         bytes_per_pixel=1000,
         multiple_of=16,
         tiling="consistent",

@@ -183,9 +183,8 @@ class ConStyleUNet(nn.Module):
         num_blocks: blocks of the seven stages encoder 1 to 3, bottom, decoder 3 to 1.
         entry: 3 -> d channels. exit: 2d -> 3 channels.
         activation: follows each 1x1 convolution on a feature map; called with its channels.
+        multiple_of: what both sides are padded to; 8, and more where blocks need it.
     """
-
-    multiple_of = 8
 
     def __init__(
         self,
@@ -196,6 +195,7 @@ class ConStyleUNet(nn.Module):
         entry: nn.Module,
         exit: nn.Module,
         activation: Callable[[int], nn.Module],
+        multiple_of: int = 8,
     ) -> None:
         super().__init__()
         if len(num_blocks) != 7:
@@ -203,6 +203,7 @@ class ConStyleUNet(nn.Module):
         if width % 4:
             raise ValueError(f"width is {width}, expected a multiple of 4")
         d = width
+        self.multiple_of = multiple_of
         self.constyle = ConStyle()
         self.affine = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, d, 1, bias=False), activation(d)) for c in (32, 64, 128)
@@ -220,12 +221,12 @@ class ConStyleUNet(nn.Module):
         self.up1 = Up(3 * d, d, 2 * d)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Restore a picture of any size: padded by reflection to a multiple of 8, cropped back."""
+        """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
         padded = pad_to_multiple(x, self.multiple_of)
         return self.restore(padded, self.constyle(padded))[..., : x.shape[-2], : x.shape[-1]]
 
     def restore(self, x: Float[Tensor, "b 3 h w"], style: Style) -> Float[Tensor, "b 3 h w"]:
-        """The network without its encoder; both sides of x must be multiples of 8."""
+        """The network without its encoder; both sides of x must be multiples of `multiple_of`."""
         a0, a1, a2 = (affine(f) for affine, f in zip(self.affine, style.features, strict=True))
         e1 = self.encoder1(self.entry(x))  # d
         e2 = self.encoder2(self.down1(e1, a0))  # 2d at 1/2

@@ -20,7 +20,7 @@ _spec.loader.exec_module(weights)
 def published(case: str) -> dict[str, Tensor]:
     """The state dict that the original network ran with, by its own names."""
     return {
-        k: torch.from_numpy(np.array(v)) for k, v in weights.state_dict(HERE / f"{case}.keys.json").items()
+        k: torch.from_numpy(np.array(v)) for k, v in weights.state_dict(HERE / f"{case}.keys.json.gz").items()
     }
 
 

@@ -1,15 +1,16 @@
 """Deterministic weights for parity checks.
 
 A parity case lists the parameters of a reference implementation by name, shape
-and dtype (`<case>.keys.json`) and holds the outputs that the reference computed
+and dtype (`<case>.keys.json.gz`) and holds the outputs that the reference computed
 (`<case>.io.npz`).  Nobody needs the reference or its checkpoint: `state_dict`
 rebuilds the very weights it ran with, from the names and shapes alone.
 
-    python weights.py dcmpnet.keys.json        # prints one checksum per tensor
+    python weights.py dcmpnet.keys.json.gz        # prints one checksum per tensor
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import sys
@@ -38,7 +39,7 @@ def tensor(name: str, shape: list[int], dtype: str, seed: int = 0) -> np.ndarray
 
 def state_dict(keys_json: str | Path, seed: int = 0) -> dict[str, np.ndarray]:
     """All tensors of a case, by the reference's own parameter names."""
-    keys = json.loads(Path(keys_json).read_text())
+    keys = json.loads(gzip.decompress(Path(keys_json).read_bytes()))
     # "same_as": one module registered under two names shares one value, so it is drawn under the first name
     values = {k["name"]: tensor(k.get("same_as", k["name"]), k["shape"], k["dtype"], seed) for k in keys}
     for k in (k for k in keys if "scale" in k):  # a power of two tames a branch that would otherwise blow up
