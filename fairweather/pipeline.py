@@ -30,8 +30,8 @@ from fairweather.depth_picture import write_depth
 from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, unknown_name
 from fairweather.images import Picture
 from fairweather.models import MODELS, choose_weights, create_model, from_file, restored
-from fairweather.models.dcmpnet import DCMPNet
-from fairweather.models.layers import Statistics, pad_to_multiple, record, reduced, replay
+from fairweather.models.dcmpnet import DCMPNet, Haze
+from fairweather.models.layers import enlarged_rows, pad_to_multiple, record, reduced, replay
 from fairweather.runtime import available_memory
 from fairweather.tiling import SMALLEST, run_tiled
 
@@ -119,8 +119,8 @@ class Restorer:
         Args:
             image: a path, the bytes of a file, a PIL image, an array, or a tensor in [0, 1].
             strength: 0 gives the picture back, 1 what the network says, up to 1.5 goes beyond.
-            tile: largest side of the pieces that go through the network; "auto" takes the whole picture where
-                memory allows.
+            tile: largest side of the pieces that go through the network, or of the copy in which `dcmpnet_small`
+                looks for haze; "auto" takes what is best where memory allows.
             depth: also find the depth, where the network can.
             progress: called with (tiles done, tiles in all).
 
@@ -192,12 +192,15 @@ class Restorer:
 
         while True:
             try:
+                if info.tiling == "reduced":
+                    result = self._without_haze(pixels, size, warnings)
+                    break
                 # Small tiles give up the grid of the attention windows, never that of the network.
                 align = (
                     info.align if size >= 4 * info.overlap + info.align else min(info.align, info.multiple_of)
                 )
                 result = run_tiled(
-                    partial(self._network, warnings=warnings, statistics=self._statistics(pixels, size)),
+                    partial(self._network, forward=self._forward(pixels, size), warnings=warnings),
                     pixels,
                     tile=size,
                     overlap=min(info.overlap, (size - align + 1) // 4),
@@ -218,15 +221,37 @@ class Restorer:
                 log.warning(warnings[-1])
         return result, count, warnings
 
-    def _statistics(self, pixels: Float[Tensor, "3 h w"], tile: int) -> Statistics | None:
-        """What the network takes over the whole picture, from a reduced copy; None where the picture is one tile."""
-        longest = max(pixels.shape[-2:])
-        if longest <= tile or MODELS[self.model].tiling != "consistent":
-            return None
+    def _forward(self, pixels: Float[Tensor, "3 h w"], tile: int) -> Callable[[Tensor], Tensor]:
+        """The network for tiles of a picture; they share what it takes over the whole picture, from a reduced copy."""
+        forward = partial(restored, self.net)
+        if max(pixels.shape[-2:]) <= tile or MODELS[self.model].tiling != "consistent":
+            return forward
         small = pad_to_multiple(reduced(pixels[None], tile).to(self.device), MODELS[self.model].multiple_of)
         with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16
-            restored(self.net, small.contiguous(memory_format=torch.channels_last))
-        return statistics
+            forward(small.contiguous(memory_format=torch.channels_last))
+
+        def replayed(x: Tensor) -> Tensor:
+            with replay(statistics):
+                return forward(x)
+
+        return replayed
+
+    def _without_haze(
+        self, pixels: Float[Tensor, "3 h w"], longest: int, warnings: list[str]
+    ) -> Float[Tensor, "3 h w"]:
+        """Find the haze in a copy with no side longer than `longest`, and remove it at full size, band by band."""
+        assert isinstance(self.net, DCMPNet)
+        net, (height, width) = self.net, pixels.shape[-2:]
+        maps = self._network(
+            reduced(pixels[None], longest), forward=lambda x: torch.cat(net.haze(x), dim=1), warnings=warnings
+        )
+        result = torch.empty_like(pixels)
+        rows = max(1, BAND // width)
+        for first in range(0, height, rows):
+            end = min(first + rows, height)
+            haze = Haze(*enlarged_rows(maps, (height, width), first, end).chunk(2, dim=1))
+            result[:, first:end] = haze.removed(pixels[None, :, first:end])[0]
+        return result
 
     @torch.no_grad()
     def _disparity(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"] | None:
@@ -241,8 +266,8 @@ class Restorer:
 
     @torch.inference_mode()
     def _network(
-        self, x: Float[Tensor, "b 3 h w"], warnings: list[str], statistics: Statistics | None = None
-    ) -> Float[Tensor, "b 3 h w"]:
+        self, x: Float[Tensor, "b 3 h w"], *, forward: Callable[[Tensor], Tensor], warnings: list[str]
+    ) -> Float[Tensor, "b c h w"]:
         """One tile through the network, padded by reflection to what it works on."""
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x.to(self.device), MODELS[self.model].multiple_of)
@@ -250,41 +275,33 @@ class Restorer:
         with torch.autocast(
             torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
-            y = self._forward(padded, statistics)
+            y = forward(padded)
         if self.precision == "bf16" and not y.isfinite().all():
             said = "bf16 gave a value that is not finite; computed again in fp32"
             if said not in warnings:
                 warnings.append(said)
                 log.warning(said)
-            y = self._forward(padded, statistics)
+            y = forward(padded)
         if not y.isfinite().all():
             raise FairweatherError(
                 f"{self.model} gave a value that is not finite for this picture; report it"
             )
         return y[..., :height, :width].float().cpu()
 
-    def _forward(
-        self, x: Float[Tensor, "b 3 h w"], statistics: Statistics | None
-    ) -> Float[Tensor, "b 3 h w"]:
-        if statistics is None:
-            return restored(self.net, x)
-        with replay(statistics):
-            return restored(self.net, x)
-
     def _auto_tile(self) -> int:
         """The largest tile that takes at most half of the free memory."""
         side = int((available_memory(self.device) / 2 / MODELS[self.model].bytes_per_pixel) ** 0.5)
-        largest = LARGEST_WHOLE if MODELS[self.model].tiling == "consistent" else LARGEST_TILE
-        return max(SMALLEST, min(side, largest))
+        return max(SMALLEST, min(side, LARGEST[MODELS[self.model].tiling]))
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
 
 
-LARGEST_TILE = 1024
-"""Beyond it a tile is no faster on a CPU, only larger."""
-LARGEST_WHOLE = 2048
-"""The same for networks that look at the whole picture, whose tiles only come near to it."""
+LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 1024}
+"""Side of the largest tile, by the network's `tiling`: beyond 1024 pixels it is no faster on a CPU, only larger, but
+the tiles of networks that look at the whole picture only come near to it. For "reduced", that of the copy."""
+BAND = 2**20
+"""Pixels that haze is removed from at a time."""
 DEPTH_SIDE = 128
 """Longest side of the copy that depth is found in: the shipped network sees layout, not details. On held-back scenes
 its depth is off by 20 % at 128 pixels, 24 % at 256 and 33 % at 512."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ import numpy.typing as npt
 import PIL.Image
 import pytest
 import torch
+from tiny import DCMPNET
 from torch import Tensor, nn
 
 import fairweather as fw
-from fairweather import images, weights
+from fairweather import images, pipeline, weights
 from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError, WeightsError
 from fairweather.images import Picture
+from fairweather.models import restored
 from fairweather.pipeline import PAST, TASKS, Restorer
 from fairweather.weights import WEIGHTS, save_weights
 
@@ -344,18 +347,35 @@ def dehazer() -> Restorer:
 
 @pytest.mark.parametrize("tile", [256, 512])
 def test_tiles_that_share_what_is_seen_of_the_whole_agree_with_it(
-    tile: int, dehazer: Restorer, monkeypatch: pytest.MonkeyPatch
+    tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch.manual_seed(0)
+    net = fw.create_model("dcmpnet", **DCMPNET)
+    dehazer = Restorer(net, model="dcmpnet", task="dehaze", sha256="", device="cpu", precision="fp32")
     picture = scene(600, 700) * torch.linspace(0.1, 1, 600)[:, None]  # what a tile sees is not like the whole
     whole = dehazer.restore(picture).image
     shared = dehazer.restore(picture, tile=tile)
     assert shared.tiles > 1
-    monkeypatch.setattr(Restorer, "_statistics", lambda *_: None)
+    monkeypatch.setattr(Restorer, "_forward", lambda *_: partial(restored, net))
     own = dehazer.restore(picture, tile=tile).image
     assert psnr(shared.image, whole) > max(40, psnr(own, whole) + 3)
 
 
-def test_bf16_tiles_use_statistics_of_fp32(dehazer: Restorer) -> None:
+def test_haze_is_found_in_a_copy_and_removed_at_full_size(
+    dehazer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = scene(601, 403)
+    whole = dehazer.restore(picture).image
+    copied = dehazer.restore(picture, tile=300)
+    assert copied.tiles == 1
+    assert 30 < psnr(copied.image, whole) < 60
+    detail = copied.image.diff() - copied.image.roll(1, dims=-1).diff()  # as sharp as what went in
+    assert detail.abs().mean() > 0.9 * (whole.diff() - whole.roll(1, dims=-1).diff()).abs().mean()
+    monkeypatch.setattr(pipeline, "BAND", 1000)
+    torch.testing.assert_close(dehazer.restore(picture, tile=300).image, copied.image)
+
+
+def test_bf16_finds_the_same_haze(dehazer: Restorer) -> None:
     half = Restorer(
         dehazer.net, model="dcmpnet_small", task="dehaze", sha256="", device="cpu", precision="bf16"
     )
@@ -465,7 +485,7 @@ def test_out_of_memory_keeps_tiles_on_the_grid_of_the_network() -> None:
         return blocks(x)
 
     picture = torch.rand(3, 600, 900, generator=torch.Generator().manual_seed(0))
-    result = restorer_of(small_only, model="dcmpnet_small").restore(picture)
+    result = restorer_of(small_only, model="dcmpnet").restore(picture)
     torch.testing.assert_close(result.image, blocks(picture[None])[0], rtol=0, atol=1e-6)
     assert len(result.warnings) == 2  # 450, then 225
     assert max(seen[-result.tiles :]) <= 225 + 15

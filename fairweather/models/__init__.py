@@ -47,9 +47,10 @@ class ModelInfo:
     published_arguments: Callable[[StateDict], Mapping[str, Any]] = lambda _: {}
     """Constructor arguments that a checkpoint (by our names) asks for."""
     inputs: tuple[str, ...] = ("visible",)
-    tiling: Literal["exact", "approximate", "consistent"] = "approximate"
+    tiling: Literal["exact", "approximate", "consistent", "reduced"] = "approximate"
     """approximate: averages over the picture (channel attention) see the tile instead; consistent: they are taken
-    over a reduced copy of the whole picture and shared by its tiles."""
+    over a reduced copy of the whole picture and shared by its tiles; reduced: no tiles, what is wrong is found in a
+    reduced copy and put right at full size."""
     overlap: int = 32
     """Pixels that tiles share on each side."""
     align: int = 1
@@ -85,9 +86,7 @@ MODELS: dict[str, ModelInfo] = {
         params=2_825_483,
         bytes_per_pixel=1000,
         multiple_of=16,
-        tiling="consistent",
-        overlap=64,
-        align=128,
+        tiling="reduced",
         paper="arXiv 2403.01105, our size",
     ),
     "nafnet": ModelInfo(

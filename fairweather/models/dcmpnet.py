@@ -415,13 +415,17 @@ class Haze(NamedTuple):
     airlight: Float[Tensor, "b 3 h w"]
     """In [0, 1], nominally."""
 
-    def removed(self, hazy: Float[Tensor, "b 3 h2 w2"]) -> Float[Tensor, "b 3 h2 w2"]:
-        """The clear picture, of a hazy one in [0, 1] that may be larger than these maps."""
-        size = hazy.shape[-2:]
-        log_transmission, airlight = (
-            x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear") for x in self
-        )
-        return torch.addcmul(airlight, hazy - airlight, (-log_transmission).exp())
+    def resized(self, size: tuple[int, int]) -> Haze:
+        """The same for a picture of (height, width)."""
+        return Haze(*(F.interpolate(x, size, mode="bilinear") for x in self))
+
+    def cropped(self, height: int, width: int) -> Haze:
+        """The upper left corner."""
+        return Haze(*(x[..., :height, :width] for x in self))
+
+    def removed(self, hazy: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The clear picture, of a hazy one in [0, 1]."""
+        return torch.addcmul(self.airlight, hazy - self.airlight, (-self.log_transmission).exp())
 
 
 WINDOWS = (5, 13, 21)
@@ -496,6 +500,8 @@ class Dehazed(NamedTuple):
     inner_depth: Float[Tensor, "b 1 h w"] | None
     """What the depth branch inside makes of the hazy picture; None without that branch."""
     features: Features
+    haze: Haze | None = None
+    """What was taken away, at the picture's size; None with reconstruction="residual"."""
 
 
 class DehazingNetwork(nn.Module):
@@ -627,18 +633,22 @@ class DehazingNetwork(nn.Module):
         y = _fused(self.mfm2, y, self.skip1(e1))
         y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
         r: Tensor = self.patch_unembed(y).to(x0.dtype)
+        haze: Haze | None = None
         if guess is None:
-            out = F.pixel_shuffle(r, p) + x0
+            out = (F.pixel_shuffle(r, p) + x0)[..., :height, :width]
         else:
             with torch.autocast(x0.device.type, enabled=False):
-                out = 2 * _corrected(guess, r.float()).removed((x0.float() + 1) / 2).to(x0.dtype) - 1
+                size = (x0.shape[-2], x0.shape[-1])
+                haze = _corrected(guess, r.float()).resized(size).cropped(height, width)
+                out = 2 * haze.removed((hazy.float() + 1) / 2).to(x0.dtype) - 1
         if depth is not None and p > 1:
             depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
         return Dehazed(
-            clear=out[..., :height, :width],
+            clear=out,
             depth=None,
             inner_depth=None if depth is None else depth[..., :height, :width],
             features=Features(d1, d2, d3),
+            haze=haze,
         )
 
 
@@ -647,7 +657,7 @@ def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"]) -> Haze:
 
     Distrusted where a picture is clear: there the prior always finds some haze.
     """
-    trust, log_transmission, airlight = correction.split((1, 3, 3), dim=1)
+    trust, log_transmission, airlight = correction[:, :1], correction[:, 1:4], correction[:, 4:]
     # Above 1 a little, for pairs whose clear picture has less contrast.
     log_transmission = ((trust + 2).sigmoid() * guess.log_transmission[:, 1:2] + log_transmission).clamp(
         math.log(LEAST_TRANSMISSION), 1
@@ -745,6 +755,13 @@ class DCMPNet(nn.Module):
         """The dehazed picture alone, without the cost of its depth."""
         found: Dehazed = self.dehazing(2 * x - 1)
         return found.clear * 0.5 + 0.5
+
+    def haze(self, x: Float[Tensor, "b 3 h w"]) -> Haze:
+        """The haze of a picture in [0, 1], with reconstruction="scattering"; it may be found in a small copy."""
+        found: Dehazed = self.dehazing(2 * x - 1)
+        if found.haze is None:
+            raise ValueError("reconstruction='residual' finds no haze, only the clear picture")
+        return found.haze
 
     def depth(self, clear: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"] | None:
         """Disparity of a clear (or dehazed) picture in [0, 1]; None without a depth network."""

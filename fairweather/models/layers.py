@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -65,6 +66,24 @@ def reduced(x: Float[Tensor, "b c h w"], longest: int) -> Float[Tensor, "b c h2 
         return x
     size = max(1, round(height * scale)), max(1, round(width * scale))
     return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+
+def enlarged_rows(
+    x: Float[Tensor, "b c h w"], size: tuple[int, int], first: int, end: int
+) -> Float[Tensor, "b c rows w2"]:
+    """Rows first to end (exclusive) of x enlarged bilinearly to (height, width), without the cost of the others.
+
+    >>> x = torch.rand(1, 1, 3, 4)
+    >>> whole = F.interpolate(x, (7, 9), mode="bilinear")
+    >>> torch.testing.assert_close(enlarged_rows(x, (7, 9), 2, 6), whole[..., 2:6, :])
+    """
+    height, width = size
+    at = (torch.arange(first, end, device=x.device) + 0.5) * x.shape[-2] / height - 0.5
+    at = at.clamp(0, x.shape[-2] - 1)
+    above = at.floor().long()
+    below = (above + 1).clamp(max=x.shape[-2] - 1)
+    rows = torch.lerp(x[..., above, :], x[..., below, :], (at - above)[:, None].to(x.dtype))
+    return F.interpolate(rows, (end - first, width), mode="bilinear")
 
 
 Statistics = list[tuple[Tensor, ...]]
