@@ -227,6 +227,45 @@ def motion_blur(clear: Picture, *, length: float, angle: float) -> Picture:
     return _convolve(F.pad(clear, (margin,) * 4, mode="replicate"), kernel)
 
 
+def shake_kernel(extent: float, generator: Generator) -> Float[Tensor, "k k"]:
+    """The path of a point over the sensor while a hand shakes, normalised to sum 1 and centred on its mean.
+
+    Its direction drifts at random, its pace too, and `extent` is the distance between the points farthest apart.
+
+    >>> kernel = shake_kernel(12, Generator().manual_seed(0))
+    >>> round(float(kernel.sum()), 3), kernel.shape[0] % 2
+    (1.0, 1)
+    """
+    turns = torch.randn(64, generator=generator).cumsum(0) * 0.25 * torch.rand((), generator=generator) * 2
+    heading = 2 * math.pi * torch.rand((), generator=generator) + turns
+    pace = torch.exp(0.3 * torch.randn(64, generator=generator).cumsum(0).mul(0.5))
+    path = torch.stack((heading.sin(), heading.cos()), dim=1).mul(pace[:, None]).cumsum(0)  # 64 2
+    path = path * (extent / torch.cdist(path[None], path[None]).max().clamp_min(1e-6))
+    # Points between, so that a fast stretch leaves a line and not dots.
+    dense = F.interpolate(path.T[None], size=16 * 64, mode="linear", align_corners=True)[0].T
+    dense = dense - dense.mean(dim=0)
+    half = math.ceil(float(dense.abs().max())) + 1
+    side = 2 * half + 1
+    kernel = torch.zeros(side * side)
+    floor = dense.floor()
+    part = dense - floor
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        share = (part[:, 0] if down else 1 - part[:, 0]) * (part[:, 1] if right else 1 - part[:, 1])
+        place = (floor[:, 0] + half + down) * side + floor[:, 1] + half + right
+        kernel.index_add_(0, place.long(), share)
+    return (kernel / kernel.sum()).view(side, side)
+
+
+def blur_by(clear: Picture, kernel: Float[Tensor, "k k"], *, gamma: float = 1.0) -> Picture:
+    """Blur by a kernel of odd side, in light (display values to the power gamma) if gamma is above 1.
+
+    Sensors add up light: a lamp leaves a bright path, which a blur of display values does not.
+    """
+    margin = kernel.shape[-1] // 2
+    light = F.pad(clear.clamp_min(0) ** gamma, (margin,) * 4, mode="replicate")
+    return _convolve(light, kernel) ** (1 / gamma)
+
+
 def darken(clear: Picture, *, gain: float, gamma: float, cast: tuple[float, float, float]) -> Picture:
     """A night exposure of a day picture: gain * clear^gamma, with a colour cast of the lamps."""
     return (gain * clear.clamp_min(0) ** gamma * torch.tensor(cast).view(3, 1, 1)).clamp(0, 1)
@@ -328,6 +367,30 @@ def random_blur(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Straight motion blur of 1 to 25 pixels in any direction."""
     draw = _Draw(generator)
     return motion_blur(clear, length=draw.uniform(1, 25), angle=draw.uniform(-90, 90)), clear
+
+
+def random_shake(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Blur of a moving camera: straight or crooked, one path or two that change over smoothly (a camera that turns, a
+    scene that moves), mixed in light; sometimes with a little noise and JPEG. One picture in twenty stays sharp.
+    """
+    draw = _Draw(generator)
+    if draw.chance(0.05):
+        return clear, clear
+    gamma = draw.one_of(1.0, 2.2, 2.2)
+    extent = draw.log_uniform(2, 32)
+    blurred = blur_by(clear, _random_path(draw, extent), gamma=gamma)
+    if draw.chance(0.4):
+        other = blur_by(clear, _random_path(draw, extent * draw.uniform(0.1, 1)), gamma=gamma)
+        height, width = clear.shape[-2:]
+        share = random_clouds(height, width, generator)
+        blurred = torch.lerp(other, blurred, (share - share.min()) / (share.max() - share.min() + 1e-6))
+    return _photograph(blurred, draw, tones=False), clear
+
+
+def _random_path(draw: _Draw, extent: float) -> Float[Tensor, "k k"]:
+    if draw.chance(0.3):
+        return line_kernel(extent, draw.uniform(-90, 90), 0.5)
+    return shake_kernel(extent, draw.generator)
 
 
 def untouched(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -470,9 +533,13 @@ def random_night_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tens
     return _photograph(scatter(target, transmission, airlight=lamps), draw), target
 
 
-def _photograph(hazy: Tensor, draw: _Draw) -> Tensor:
-    """What a camera and a file do to a hazy picture, each only sometimes; rounding to 8 bit always."""
-    if draw.chance(0.25):
+def _photograph(hazy: Tensor, draw: _Draw, *, tones: bool = True) -> Tensor:
+    """What a camera and a file do to a picture, each only sometimes; rounding to 8 bit always.
+
+    Args:
+        tones: also change gamma and contrast, as haze sets do between their pictures.
+    """
+    if tones and draw.chance(0.25):
         hazy = hazy.clamp_min(0) ** draw.log_uniform(0.87, 1.15)
         mean = hazy.mean()
         hazy = mean + (hazy - mean) * draw.uniform(0.88, 1.1)
@@ -528,6 +595,7 @@ DEGRADATIONS: dict[str, Degradation] = {
     "rain": random_rain,
     "roadscene_rain": random_roadscene_rain,
     "blur": random_blur,
+    "shake": random_shake,
     "haze": random_haze,
     "patchy_haze": random_patchy_haze,
     "night_haze": random_night_haze,

@@ -13,5 +13,6 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
     "denoise_tiny": restoration.denoise_tiny,
+    "deblur_small": restoration.deblur_small,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
 }

@@ -208,3 +208,21 @@ def denoise_small() -> TrainConfig:
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
+
+
+def deblur_small() -> TrainConfig:
+    """Blur of a moving camera, and what is sharp left alone."""
+    return TrainConfig(
+        recipe="deblur_small",
+        model="nafnet_small",
+        task="deblur",
+        sources=(
+            Clear(path=_BSDS / "train", degradation="shake", weight=0.33),
+            Clear(path=_BSDS / "test", degradation="shake", weight=0.5),
+            Clear(path=_DIV2K, degradation="shake", weight=0.17),
+        ),
+        validation=(Clear(path=_BSDS / "val", degradation="shake", keep=((0, 11),)),),
+        loss="psnr",
+        patch=128,
+        steps=4000,
+    )

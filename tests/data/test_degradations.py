@@ -13,6 +13,7 @@ from fairweather.data.degradations import (
     add_haze,
     add_noise,
     add_rain,
+    blur_by,
     compress,
     darken,
     decode_srgb,
@@ -26,6 +27,7 @@ from fairweather.data.degradations import (
     random_lamps,
     random_transmission,
     scatter,
+    shake_kernel,
 )
 
 
@@ -201,3 +203,27 @@ def test_night_is_darker_and_jpeg_is_close() -> None:
     clear = torch.rand(3, 64, 64, generator=seeded()).cumsum(1) / 64
     assert darken(clear, gain=0.5, gamma=1.5, cast=(1.0, 0.9, 0.8)).mean() < 0.6 * clear.mean()
     assert (compress(clear, quality=95, subsampling=False) - clear).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("extent", [2.0, 9.0, 30.0])
+def test_a_shaken_point_leaves_a_centred_path_as_long_as_asked(extent: float) -> None:
+    for seed in range(10):
+        kernel = shake_kernel(extent, seeded(seed))
+        side = len(kernel)
+        assert kernel.min() >= 0
+        assert kernel.sum() == pytest.approx(1, abs=1e-4)
+        y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        middle = (side - 1) / 2
+        assert (kernel * y).sum() == pytest.approx(middle, abs=0.01)
+        assert (kernel * x).sum() == pytest.approx(middle, abs=0.01)
+        places = kernel.nonzero().float()
+        assert torch.cdist(places, places).max() == pytest.approx(extent, abs=3)
+
+
+def test_blur_in_light_keeps_lamps_brighter_than_blur_of_display_values() -> None:
+    lamp = torch.zeros(3, 21, 21)
+    lamp[:, 10, 10] = 1
+    kernel = line_kernel(9, 0, 0.5)
+    assert blur_by(lamp, kernel, gamma=2.2).max() > 2 * blur_by(lamp, kernel).max()
+    flat = torch.full((3, 21, 21), 0.4)
+    torch.testing.assert_close(blur_by(flat, kernel, gamma=2.2), flat)
