@@ -263,7 +263,7 @@ def blur_by(clear: Picture, kernel: Float[Tensor, "k k"], *, gamma: float = 1.0)
     """
     margin = kernel.shape[-1] // 2
     light = F.pad(clear.clamp_min(0) ** gamma, (margin,) * 4, mode="replicate")
-    return _convolve(light, kernel) ** (1 / gamma)
+    return _convolve(light, kernel).clamp_min(0) ** (1 / gamma)  # the transform rounds zeros to either side
 
 
 def darken(clear: Picture, *, gain: float, gamma: float, cast: tuple[float, float, float]) -> Picture:
