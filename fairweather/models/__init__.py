@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fairweather import weights as weights_table
 from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.models import dcmpnet, nafnet
+from fairweather.models import dcmpnet, judge, maxim, nafnet, restormer
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
@@ -47,6 +47,8 @@ class ModelInfo:
     published_arguments: Callable[[StateDict], Mapping[str, Any]] = lambda _: {}
     """Constructor arguments that a checkpoint (by our names) asks for."""
     inputs: tuple[str, ...] = ("visible",)
+    restores: bool = True
+    """False for a network that judges pictures and gives none."""
     tiling: Literal["exact", "approximate", "consistent", "reduced"] = "approximate"
     """approximate: averages over the picture (channel attention) see the tile instead; consistent: they are taken
     over a reduced copy of the whole picture and shared by its tiles; reduced: no tiles, what is wrong is found in a
@@ -88,6 +90,15 @@ MODELS: dict[str, ModelInfo] = {
         multiple_of=16,
         tiling="reduced",
         paper="arXiv 2403.01105, our size",
+    ),
+    "judge_small": ModelInfo(
+        build=judge.judge_small,
+        task=("auto",),
+        params=639_029,
+        bytes_per_pixel=30,
+        multiple_of=1,
+        restores=False,
+        paper="arXiv 2402.15784, our size of its encoder",
     ),
     "nafnet": ModelInfo(
         build=nafnet.nafnet,
@@ -148,6 +159,60 @@ MODELS: dict[str, ModelInfo] = {
         bytes_per_pixel=1450,
         multiple_of=8,
         paper="arXiv 2402.15784, our size",
+    ),
+    "restormer": ModelInfo(
+        build=restormer.restormer,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=26_126_644,
+        bytes_per_pixel=6500,
+        multiple_of=8,
+        from_published=restormer.published_restormer,
+        paper="arXiv 2111.09881",
+    ),
+    "restormer_small": ModelInfo(
+        build=restormer.restormer_small,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=1_439_707,
+        bytes_per_pixel=2100,
+        multiple_of=8,
+        paper="arXiv 2111.09881, our size",
+    ),
+    "constyle_restormer": ModelInfo(
+        build=restormer.constyle_restormer,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=15_574_960,
+        bytes_per_pixel=6100,
+        multiple_of=8,
+        from_published=restormer.published_constyle_restormer,
+        paper="arXiv 2402.15784",
+    ),
+    "constyle_restormer_small": ModelInfo(
+        build=restormer.constyle_restormer_small,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=1_840_811,
+        bytes_per_pixel=1850,
+        multiple_of=8,
+        paper="arXiv 2402.15784, our size",
+    ),
+    "maxim": ModelInfo(
+        build=maxim.maxim,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=6_134_371,
+        bytes_per_pixel=3250,
+        multiple_of=64,
+        from_published=maxim.published_maxim,
+        align=64,
+        paper="arXiv 2201.02973, as configured in arXiv 2402.15784",
+    ),
+    "constyle_maxim": ModelInfo(
+        build=maxim.constyle_maxim,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=6_572_576,
+        bytes_per_pixel=5250,
+        multiple_of=64,
+        from_published=maxim.published_constyle_maxim,
+        align=64,
+        paper="arXiv 2402.15784",
     ),
 }
 

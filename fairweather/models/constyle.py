@@ -1,8 +1,9 @@
 """ConStyle: a contrastive encoder that tells a restoration network what ails the picture.
 
 IRConStyle, Fan, Zhao and Chang, arXiv 2402.15784. This file holds the encoder (`ConStyle`), its training-time
-form with momentum copy and queue (`ConStyleTrainer`), and the U-Net that any block type plugs into
-(`ConStyleUNet`, the paper's "general restoration network"). Backbones are one file each and build on it.
+form with momentum copy and queue (`ConStyleTrainer`), what a conditioned network has (`ConStyleRestorer`), and
+the U-Net that any block type plugs into (`ConStyleUNet`, the paper's "general restoration network"). Backbones are
+one file each and build on it.
 
 Where we differ: nowhere in numbers; `normalize=True` offers unit-length vectors, which the release does not use.
 """
@@ -28,8 +29,8 @@ class Style(NamedTuple):
     """v1, the first projection; only the style loss reads it."""
     vector: Float[Tensor, "b 128"]
     """v2, the style vector that gates the restorer's bottleneck."""
-    features: tuple[Float[Tensor, "b 32 h2 w2"], Float[Tensor, "b 64 h4 w4"], Float[Tensor, "b 128 h8 w8"]]
-    """f1, f2, f3 at 1/2, 1/4 and 1/8 of the picture (sides rounded up)."""
+    features: tuple[Float[Tensor, "b c1 h2 w2"], Float[Tensor, "b c2 h4 w4"], Float[Tensor, "b c3 h8 w8"]]
+    """f1, f2, f3 at 1/2, 1/4 and 1/8 of the picture (sides rounded up): 32, 64 and 128 channels in the paper."""
 
 
 def _convs(*steps: tuple[int, int, int]) -> nn.Sequential:
@@ -49,25 +50,29 @@ def _projection(cin: int, cout: int) -> nn.Sequential:
 class ConStyle(nn.Module):
     """The encoder: one 128-vector and three feature maps (arXiv 2402.15784, 1.19 M parameters).
 
+    Args:
+        width: channels of the first convolutions; 16 in the paper, whose features have 2, 4 and 8 times as many.
+
     >>> style = ConStyle().eval()(torch.rand(1, 3, 75, 53))
     >>> style.vector.shape, style.features[2].shape
     (torch.Size([1, 128]), torch.Size([1, 128, 10, 7]))
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.stage1 = _convs((3, 16, 1), (16, 16, 1), (16, 32, 2))
-        self.stage2 = _convs((32, 32, 1), (32, 64, 2))
-        self.stage3 = _convs((64, 128, 1), (128, 128, 2))
-        self.stage4 = _convs((128, 256, 1), (256, 256, 2))
-        self.mlp1 = _projection(256, 128)
+        w = width
+        self.stage1 = _convs((3, w, 1), (w, w, 1), (w, 2 * w, 2))
+        self.stage2 = _convs((2 * w, 2 * w, 1), (2 * w, 4 * w, 2))
+        self.stage3 = _convs((4 * w, 8 * w, 1), (8 * w, 8 * w, 2))
+        self.stage4 = _convs((8 * w, 16 * w, 1), (16 * w, 16 * w, 2))
+        self.mlp1 = _projection(16 * w, 128)
         self.mlp2 = _projection(128, 128)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Style:
-        f1: Tensor = self.stage1(x)  # b 32 h/2 w/2
-        f2: Tensor = self.stage2(f1)  # b 64 h/4 w/4
-        f3: Tensor = self.stage3(f2)  # b 128 h/8 w/8
-        pooled = self.stage4(f3).mean(dim=(2, 3))  # b 256
+        f1: Tensor = self.stage1(x)  # b 2w h/2 w/2
+        f2: Tensor = self.stage2(f1)  # b 4w h/4 w/4
+        f3: Tensor = self.stage3(f2)  # b 8w h/8 w/8
+        pooled = self.stage4(f3).mean(dim=(2, 3))  # b 16w
         v1: Tensor = self.mlp1(pooled)
         v2: Tensor = self.mlp2(v1)
         return Style(v1, v2, (f1, f2, f3))
@@ -172,7 +177,47 @@ class Up(nn.Module):
         return out
 
 
-class ConStyleUNet(nn.Module):
+class ConStyleRestorer(nn.Module):
+    """What every network conditioned by ConStyle has: the encoder, the convolutions on its maps, and the gate.
+
+    A network of this kind adds its own parts and `restore`.
+
+    Args:
+        width: d, channels at full size.
+        activation: follows each 1x1 convolution on a feature map; called with its channels.
+        multiple_of: what both sides are padded to.
+    """
+
+    def __init__(self, *, width: int, activation: Callable[[int], nn.Module], multiple_of: int) -> None:
+        super().__init__()
+        if width % 4:
+            raise ValueError(f"width is {width}, expected a multiple of 4")
+        self.multiple_of = multiple_of
+        self.constyle = ConStyle()
+        self.affine = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, width, 1, bias=False), activation(width)) for c in (32, 64, 128)
+        )
+        self.gate = nn.Linear(128, 4 * width)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
+        padded = pad_to_multiple(x, self.multiple_of)
+        return self.restore(padded, self.constyle(padded))[..., : x.shape[-2], : x.shape[-1]]
+
+    def restore(self, x: Float[Tensor, "b 3 h w"], style: Style) -> Float[Tensor, "b 3 h w"]:
+        """The network without its encoder; both sides of x must be multiples of `multiple_of`."""
+        raise NotImplementedError
+
+    def maps(self, style: Style) -> list[Tensor]:
+        """a0, a1, a2: the feature maps at d channels, for `Down` at 1/2, 1/4 and 1/8."""
+        return [affine(f) for affine, f in zip(self.affine, style.features, strict=True)]
+
+    def gated(self, b: Float[Tensor, "b c h w"], style: Style) -> Float[Tensor, "b 2*c h w"]:
+        """The bottleneck's 4d channels beside themselves gated by the vector."""
+        return torch.cat([b, b * self.gate(style.vector)[:, :, None, None]], dim=1)
+
+
+class ConStyleUNet(ConStyleRestorer):
     """The general restoration network: a U-Net of any blocks, conditioned by ConStyle (section 3 of the paper).
 
     Feature maps join the encoder at 1/2, 1/4 and 1/8; the vector gates the bottleneck.
@@ -197,18 +242,10 @@ class ConStyleUNet(nn.Module):
         activation: Callable[[int], nn.Module],
         multiple_of: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(width=width, activation=activation, multiple_of=multiple_of)
         if len(num_blocks) != 7:
             raise ValueError(f"num_blocks has {len(num_blocks)} numbers, expected 7, one for each stage")
-        if width % 4:
-            raise ValueError(f"width is {width}, expected a multiple of 4")
         d = width
-        self.multiple_of = multiple_of
-        self.constyle = ConStyle()
-        self.affine = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, d, 1, bias=False), activation(d)) for c in (32, 64, 128)
-        )
-        self.gate = nn.Linear(128, 4 * d)
         widths = (d, 2 * d, 3 * d, 4 * d, 4 * d, 3 * d, 2 * d)
         self.entry, self.exit = entry, exit
         stages = [stage(n, c, i) for i, (n, c) in enumerate(zip(num_blocks, widths, strict=True))]
@@ -220,20 +257,13 @@ class ConStyleUNet(nn.Module):
         self.up2 = Up(4 * d, 2 * d, 3 * d)
         self.up1 = Up(3 * d, d, 2 * d)
 
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
-        padded = pad_to_multiple(x, self.multiple_of)
-        return self.restore(padded, self.constyle(padded))[..., : x.shape[-2], : x.shape[-1]]
-
     def restore(self, x: Float[Tensor, "b 3 h w"], style: Style) -> Float[Tensor, "b 3 h w"]:
-        """The network without its encoder; both sides of x must be multiples of `multiple_of`."""
-        a0, a1, a2 = (affine(f) for affine, f in zip(self.affine, style.features, strict=True))
+        a0, a1, a2 = self.maps(style)
         e1 = self.encoder1(self.entry(x))  # d
         e2 = self.encoder2(self.down1(e1, a0))  # 2d at 1/2
         e3 = self.encoder3(self.down2(e2, a1))  # 3d at 1/4
         b = self.bottom(self.down3(e3, a2))  # 4d at 1/8
-        gated = b * self.gate(style.vector)[:, :, None, None]
-        y = self.fusion(torch.cat([b, gated], dim=1))  # 3d
+        y = self.fusion(self.gated(b, style))  # 3d
         y = self.decoder3(self.up3(y, e3))  # 4d at 1/4
         y = self.decoder2(self.up2(y, e2))  # 3d at 1/2
         y = self.decoder1(self.up1(y, e1))  # 2d

@@ -18,8 +18,10 @@ SMALL = {
     "nafnet": {"width": 4, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)},
     "nafnet_tiny": {},
     "constyle_nafnet": {"width": 4, "num_blocks": (1,) * 7},
+    "restormer": {"width": 4, "num_blocks": (1,) * 4, "num_refinement_blocks": 1},
+    "constyle_restormer": {"width": 4, "num_blocks": (1,) * 7, "num_refinement_blocks": 1},
 }
-"""Constructions that run in a blink, of each network class but DCMPNet, which has a file of its own."""
+"""Constructions that run in a blink, of each network class but DCMPNet and MAXIM, which have files of their own."""
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -1,0 +1,278 @@
+"""Restormer, a transformer that attends across channels: plain, and conditioned by ConStyle.
+
+Restormer: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration", arXiv 2111.09881.
+ConStyle+Restormer: IRConStyle, arXiv 2402.15784.
+
+Where we differ: nowhere in numbers. Attention multiplies its matrix with the projection that follows before either
+meets the picture, and takes its cosines in float32 at any precision. `restormer_small()` and
+`constyle_restormer_small()` are ours, sized for a CPU.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fairweather.models.constyle import ConStyleUNet, published_unet
+from fairweather.models.layers import LayerNorm2d, pad_to_multiple
+
+
+def cosines(q: Float[Tensor, "b heads i n"], k: Float[Tensor, "b heads j n"]) -> Float[Tensor, "b heads i j"]:
+    """Cosine of the angle between each channel of q and each of k as vectors over all n positions, in [-1, 1].
+
+    Always in float32: the sums run over the whole picture, which overflows float16 and rounds in bfloat16.
+    A channel that is 0 everywhere has cosine 0 with all others.
+
+    >>> cosines(torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0], [-1.0, 1.0]]]]))
+    tensor([[[[ 1.0000, -0.7071]]]])
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = q.float(), k.float()
+        length_q, length_k = (t.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt() for t in (q, k))
+        return q @ k.mT / length_q / length_k.mT  # products, not maps, are divided: two passes less
+
+
+class MDTA(nn.Module):
+    """Multi-Dconv head transposed attention: channels attend to channels, over the whole picture (equation 1).
+
+    The learned temperature multiplies the cosines, as published; the paper writes a division.
+
+    Args:
+        channels: c, a multiple of num_heads.
+        num_heads: groups of channels that attend among themselves.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        if not 1 <= num_heads <= channels or channels % num_heads:
+            raise ValueError(
+                f"{channels} channels cannot be shared by {num_heads} heads; expected a multiple"
+            )
+        c = channels
+        self.num_heads = num_heads
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.qkv = nn.Conv2d(c, 3 * c, 1, bias=False)
+        self.qkv_dwconv = nn.Conv2d(3 * c, 3 * c, 3, padding=1, groups=3 * c, bias=False)
+        self.project_out = nn.Conv2d(c, c, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        qkv: Tensor = self.qkv_dwconv(self.qkv(x))
+        q, k, v = qkv.reshape(b, 3, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
+        attention = (cosines(q, k) * self.temperature).softmax(dim=-1).to(v.dtype)  # b heads i j
+        project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
+        # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
+        weights = torch.einsum("ogi,bgij->bogj", project, attention).flatten(2)  # b o c
+        out = v.flatten(1, 2).mT @ weights.mT  # b h*w o, as channels-last memory has it
+        return out.mT.reshape(x.shape)
+
+
+class GDFN(nn.Module):
+    """Gated-Dconv feed-forward network: half of the hidden channels gate the other half (equation 2).
+
+    Args:
+        channels: c.
+        expansion: the hidden channels of each half are int(expansion * c).
+    """
+
+    def __init__(self, channels: int, expansion: float) -> None:
+        super().__init__()
+        hidden = int(expansion * channels)
+        if hidden < 1:
+            raise ValueError(
+                f"expansion is {expansion}, which leaves none of {channels} channels; expected more"
+            )
+        self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=False)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
+        self.project_out = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        out: Tensor = self.project_out(F.gelu(gate) * value)
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Restormer's block: attention across channels, then the gated feed-forward, each after a norm and residual."""
+
+    def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm2d(channels, eps=1e-5)
+        self.attn = MDTA(channels, num_heads)
+        self.norm2 = LayerNorm2d(channels, eps=1e-5)
+        self.ffn = GDFN(channels, expansion)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.ffn(self.norm2(x))
+        return out
+
+
+def transformer_blocks(number: int, channels: int, num_heads: int, expansion: float) -> nn.Sequential:
+    """A stack of blocks, 0 or more."""
+    if number < 0:
+        raise ValueError(f"a stage of {number} blocks cannot be built; expected 0 or more")
+    return nn.Sequential(*(TransformerBlock(channels, num_heads, expansion) for _ in range(number)))
+
+
+def _one_for_each_size(name: str, numbers: tuple[int, ...]) -> None:
+    if len(numbers) != 4:
+        raise ValueError(
+            f"{name} has {len(numbers)} numbers, expected 4: at 1/1, 1/2, 1/4 and 1/8 of the picture"
+        )
+
+
+class Restormer(nn.Module):
+    """The plain U-Net of transformer blocks, with concatenated skips and a residual on the picture.
+
+    Args:
+        width: channels at full size, an even number; they double with each of the three steps down.
+        num_blocks: blocks at 1/1, 1/2, 1/4 and 1/8; the decoder has as many as the encoder.
+        num_refinement_blocks: blocks at full size after the decoder.
+        num_heads: heads at 1/1, 1/2, 1/4 and 1/8.
+        expansion: of the channels, in each half of the feed-forward.
+
+    >>> net = Restormer(width=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
+    >>> net(torch.rand(1, 3, 7, 3)).shape
+    torch.Size([1, 3, 7, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_blocks: tuple[int, ...],
+        num_refinement_blocks: int,
+        num_heads: tuple[int, ...] = (1, 2, 4, 8),
+        expansion: float = 2.66,
+    ) -> None:
+        super().__init__()
+        _one_for_each_size("num_blocks", num_blocks)
+        _one_for_each_size("num_heads", num_heads)
+        if width < 2 or width % 2:
+            raise ValueError(f"width is {width}, expected an even number of channels")
+        d = width
+        self.multiple_of = 8
+
+        def stage(size: int, channels: int) -> nn.Sequential:
+            return transformer_blocks(num_blocks[size], channels, num_heads[size], expansion)
+
+        self.entry = nn.Conv2d(3, d, 3, padding=1, bias=False)
+        self.encoder1, self.encoder2, self.encoder3 = stage(0, d), stage(1, 2 * d), stage(2, 4 * d)
+        self.down1, self.down2, self.down3 = (
+            nn.Conv2d(c, c // 2, 3, padding=1, bias=False) for c in (d, 2 * d, 4 * d)
+        )
+        self.latent = stage(3, 8 * d)
+        self.up3, self.up2, self.up1 = (
+            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False) for c in (8 * d, 4 * d, 2 * d)
+        )
+        self.reduce3 = nn.Conv2d(8 * d, 4 * d, 1, bias=False)
+        self.reduce2 = nn.Conv2d(4 * d, 2 * d, 1, bias=False)
+        self.decoder3, self.decoder2, self.decoder1 = stage(2, 4 * d), stage(1, 2 * d), stage(0, 2 * d)
+        self.refinement = transformer_blocks(num_refinement_blocks, 2 * d, num_heads[0], expansion)
+        self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
+        padded = pad_to_multiple(x, self.multiple_of)
+        e1 = self.encoder1(self.entry(padded))  # d
+        e2 = self.encoder2(F.pixel_unshuffle(self.down1(e1), 2))  # 2d at 1/2
+        e3 = self.encoder3(F.pixel_unshuffle(self.down2(e2), 2))  # 4d at 1/4
+        y = self.latent(F.pixel_unshuffle(self.down3(e3), 2))  # 8d at 1/8
+        y = torch.cat([F.pixel_shuffle(self.up3(y), 2), e3], dim=1)  # 8d at 1/4
+        y = self.decoder3(self.reduce3(y))  # 4d
+        y = torch.cat([F.pixel_shuffle(self.up2(y), 2), e2], dim=1)  # 4d at 1/2
+        y = self.decoder2(self.reduce2(y))  # 2d
+        y = torch.cat([F.pixel_shuffle(self.up1(y), 2), e1], dim=1)  # 2d at full size, and it stays 2d
+        y = self.refinement(self.decoder1(y))
+        out: Tensor = self.exit(y) + padded
+        return out[..., : x.shape[-2], : x.shape[-1]]
+
+
+# Variants --------------------------------------------------------------------------------------------------------
+
+
+restormer = partial(Restormer, width=48, num_blocks=(4, 6, 6, 8), num_refinement_blocks=4)
+"""Restormer as published, and as IRConStyle compares with it (26.1 M parameters)."""
+
+restormer_small = partial(Restormer, width=16, num_blocks=(0, 2, 3, 3), num_refinement_blocks=1)
+"""Ours, for a CPU (1.4 M parameters).
+
+No block before the first step down: at full size a block costs most and sees least.
+"""
+
+
+def constyle_restormer(
+    *,
+    width: int = 48,
+    num_blocks: tuple[int, ...] = (4, 6, 6, 8, 6, 6, 4),
+    num_refinement_blocks: int = 4,
+    num_heads: tuple[int, ...] = (1, 2, 4, 8),
+    expansion: float = 2.66,
+) -> ConStyleUNet:
+    """ConStyle+Restormer (15.6 M parameters).
+
+    Args:
+        width: channels at full size, a multiple of 4; 2, 3 and 4 times as many below.
+        num_blocks: blocks of the seven stages encoder 1 to 3, bottom, decoder 3 to 1.
+        num_refinement_blocks, num_heads, expansion: as in `Restormer`.
+    """
+    _one_for_each_size("num_heads", num_heads)
+    refinement = transformer_blocks(num_refinement_blocks, 2 * width, num_heads[0], expansion)
+    return ConStyleUNet(
+        width=width,
+        stage=lambda number, c, i: transformer_blocks(number, c, num_heads[min(i, 6 - i)], expansion),
+        num_blocks=num_blocks,
+        entry=nn.Conv2d(3, width, 3, padding=1, bias=False),
+        exit=nn.Sequential(*refinement, nn.Conv2d(2 * width, 3, 3, padding=1, bias=False)),
+        activation=nn.PReLU,
+    )
+
+
+constyle_restormer_small = partial(
+    constyle_restormer, width=12, num_blocks=(0, 2, 4, 6, 4, 2, 0), num_refinement_blocks=1
+)
+"""Ours, for a CPU: the ConStyle form (1.8 M parameters), as many multiplications as `restormer_small`."""
+
+
+# Published names -------------------------------------------------------------------------------------------------
+
+_PUBLISHED = {
+    "patch_embed.proj.": "entry.",
+    "encoder_level": "encoder",
+    "down1_2.body.0.": "down1.",
+    "down2_3.body.0.": "down2.",
+    "down3_4.body.0.": "down3.",
+    "up4_3.body.0.": "up3.",
+    "up3_2.body.0.": "up2.",
+    "up2_1.body.0.": "up1.",
+    "reduce_chan_level": "reduce",
+    "decoder_level": "decoder",
+    "output.": "exit.",
+}
+
+
+def published_restormer(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published plain Restormer by our names."""
+    return {_block(_rename(k)): v for k, v in state.items()}
+
+
+def published_constyle_restormer(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published ConStyle+Restormer by our names."""
+    flat = {k.replace("Preprocess_Module.proj", "Preprocess_Module"): v for k, v in state.items()}
+    return {_block(k): v for k, v in published_unet(flat).items()}
+
+
+def _rename(name: str) -> str:
+    for published, ours in _PUBLISHED.items():
+        if name.startswith(published):
+            return ours + name.removeprefix(published)
+    return name
+
+
+def _block(name: str) -> str:
+    return name.replace(".body.", ".")
