@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from fairweather import __version__
+from fairweather.auto import AnyRestorer
 from fairweather.data.degradations import paper_noise, random_depth_haze
 from fairweather.data.depth import Depth, Scene, find_scenes, read_depth, read_scene
 from fairweather.data.pairs import (
@@ -31,8 +34,9 @@ from fairweather.data.pairs import (
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.files import written_whole
 from fairweather.images import read_picture
-from fairweather.metrics import PROFILES, DepthScores, ScoreTable, depth_scores, score
-from fairweather.pipeline import Restorer
+from fairweather.metrics import PROFILES, DepthScores, Profile, ScoreTable, depth_scores, score
+from fairweather.models import MODELS
+from fairweather.models.layers import pad_to_multiple
 
 PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer"}
 """What the papers of each task score by; rgb for the others."""
@@ -40,8 +44,15 @@ SIGMAS = (15.0, 25.0, 50.0)
 """Noise of the denoising papers' tables, in 8-bit grey levels."""
 
 
-Read = tuple[Tensor, Tensor, Depth | None]
-"""(degraded, target), and the true depth where it is known."""
+class Read(NamedTuple):
+    """What one picture is scored on."""
+
+    degraded: Tensor
+    target: Tensor
+    depth: Depth | None
+    """Where it is known."""
+
+
 Item = tuple[str, str, Path | None, Callable[[], Read]]
 """Name, group, depth map, and a call that reads all three: only one pair is in memory at a time."""
 
@@ -101,7 +112,7 @@ class Evaluation:
 
 
 def evaluate(
-    restorer: Restorer,
+    restorer: AnyRestorer,
     root: Path,
     *,
     split: str | None = None,
@@ -119,7 +130,8 @@ def evaluate(
         root: pairs in any layout of `data/pairs.py`; for denoising also clear pictures, which get noise; for dehazing
             also clear pictures with depth maps (data/depth.py), which get haze.
         split: by default the test split, where the set is split.
-        profile: a name in `metrics.PROFILES`; by default what the task's papers use.
+        profile: a name in `metrics.PROFILES`, by default what the task's papers use; it also decides how pictures are
+            cropped or padded, and what noise is like. One call has one profile.
         sigmas: noise to add to clear pictures, each its own group; by default 15, 25 and 50.
 
     Raises:
@@ -134,15 +146,24 @@ def evaluate(
             f"--sigma is {', '.join(f'{s:g}' for s in sigmas)}; expected grey levels of 0 or more"
         )
     split = split or _test_split(root)
-    rule, files, items = pictures_of(root, task=restorer.task, split=split, sigmas=sigmas)
+    protocol = PROFILES[chosen]
+    rule, files, items = pictures_of(root, task=restorer.task, split=split, sigmas=sigmas, profile=protocol)
+    multiple = MODELS[restorer.model].multiple_of if protocol.score_padding else 1
+    if protocol.crop_multiple > 1:
+        rule += f"; cropped around the centre to multiples of {protocol.crop_multiple}"
+    if multiple > 1:
+        rule += f"; padded by reflection to multiples of {multiple}"
     table = ScoreTable()
     depths: list[tuple[Path, DepthScores]] = []
     for number, (name, group, depth_file, read) in enumerate(items, start=1):
-        degraded, target, depth = read()
+        degraded, target, depth = _cropped(read(), protocol.crop_multiple)
+        height, width = degraded.shape[-2:]
+        degraded, target = (pad_to_multiple(x[None], multiple)[0] for x in (degraded, target))
         result = restorer.restore(degraded, tile=tile)
         table.add(name, group, score(chosen, result.image, target), score(chosen, degraded, target))
         if depth_file and depth and result.depth is not None:
-            depths.append((depth_file, depth_scores(result.depth, depth.depth, depth.known)))
+            disparity = result.depth[..., :height, :width]
+            depths.append((depth_file, depth_scores(disparity, depth.depth, depth.known)))
         if progress:
             progress(number, len(items))
     return Evaluation(
@@ -168,16 +189,25 @@ def _test_split(root: Path) -> str | None:
 
 
 def pictures_of(
-    root: Path, *, task: str, split: str | None = None, sigmas: Sequence[float] = ()
+    root: Path,
+    *,
+    task: str,
+    split: str | None = None,
+    sigmas: Sequence[float] = (),
+    profile: Profile = PROFILES["rgb"],
 ) -> tuple[str, list[Path], list[Item]]:
-    """What a task is scored on: how it was paired or made, the files, and the pictures; see `evaluate`."""
+    """What a task is scored on: how it was paired or made, the files, and the pictures; see `evaluate`.
+
+    Args:
+        profile: says what noise is like.
+    """
     base = split_folder(root, split) if root.is_dir() else root
     if not root.is_dir() or has_pairs(base):
         if sigmas:
             raise UsageError(f"{root} holds pairs already; --sigma is for clear pictures")
         return _paired(root, split)
     if task == "denoise":
-        return _with_noise(root, split, sigmas or SIGMAS)
+        return _with_noise(root, split, sigmas or SIGMAS, profile)
     if task == "dehaze":
         return _with_haze(root, split)
     raise DataError(f"{base} holds no pairs of degraded and clear pictures to score {task} on")
@@ -199,6 +229,42 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def centre_crop(picture: Shaped[Tensor, "c h w"], multiple: int) -> Shaped[Tensor, "c h2 w2"]:
+    """The middle of a picture, with both sides the largest multiples of `multiple`; an odd pixel is lost at the end.
+
+    Raises:
+        DataError: if a side is shorter than that.
+
+    >>> centre_crop(torch.arange(21.0).view(1, 1, 21).expand(1, 17, 21), 16)[0, 0, 0]
+    tensor(2.)
+    """
+    height, width = picture.shape[-2:]
+    if min(height, width) < multiple:
+        raise DataError(
+            f"a picture of {width}x{height} is too small to be cropped to multiples of {multiple}"
+        )
+    top, left = height % multiple // 2, width % multiple // 2
+    return picture[:, top : top + height // multiple * multiple, left : left + width // multiple * multiple]
+
+
+def clipped_noise(clear: Float[Tensor, "3 h w"], *, sigma: float) -> Float[Tensor, "3 h w"]:
+    """The test noise of the all-in-one papers: as `paper_noise`, but clipped to 8 bit and cut off to whole levels.
+
+    >>> 255 * clipped_noise(torch.full((3, 1, 1), 0.5), sigma=25).flatten()  # 128 + 25 * (1.764, 0.400, 0.979)
+    tensor([172., 138., 152.])
+    """
+    levels = clear.mul(255).round().permute(1, 2, 0).double().numpy()  # h w 3
+    noise = np.random.RandomState(0).normal(0, sigma, levels.shape)
+    noisy = np.clip(levels + noise, 0, 255).astype(np.uint8)
+    return torch.from_numpy(noisy).permute(2, 0, 1).float() / 255
+
+
+def _cropped(read: Read, multiple: int) -> Read:
+    cut = partial(centre_crop, multiple=multiple)
+    depth = Depth(*map(cut, read.depth)) if read.depth else None
+    return Read(cut(read.degraded), cut(read.target), depth)
+
+
 def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
     found = complete_pairs(root, split=split)
     files = [file for p in found.pairs for file in (p.degraded, p.target)]
@@ -214,7 +280,7 @@ def _read_pair(pair: Pair, depth_map: Path | None) -> Read:
     degraded, target = read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
     degraded, target = matched(degraded, target, files=(pair.degraded, pair.target))
     if depth_map is None:
-        return degraded, target, None
+        return Read(degraded, target, None)
     height, width = degraded.shape[-2:]
     depth = Depth(*(cropped(x, (width, height)) for x in read_depth(depth_map)))
     if depth.known.shape[-2:] != (height, width):
@@ -222,7 +288,7 @@ def _read_pair(pair: Pair, depth_map: Path | None) -> Read:
             f"{depth_map} is {depth.known.shape[-1]}x{depth.known.shape[-2]}, its picture {width}x{height}; "
             "depth must be registered to the picture"
         )
-    return degraded, target, depth
+    return Read(degraded, target, depth)
 
 
 def _depth_map(target: Path) -> Path | None:
@@ -230,18 +296,23 @@ def _depth_map(target: Path) -> Path | None:
     return next((path for path in maps if path.is_file()), None)
 
 
-def _with_noise(root: Path, split: str | None, sigmas: Sequence[float]) -> tuple[str, list[Path], list[Item]]:
+def _with_noise(
+    root: Path, split: str | None, sigmas: Sequence[float], profile: Profile
+) -> tuple[str, list[Path], list[Item]]:
     files = list(clear_pictures(root, split=split))
-    rule = "noise on clear pictures: NumPy legacy generator seeded 0 for each, not clipped"
+    kind = "clipped and cut to 8 bit" if profile.clip_noise else "not clipped"
+    rule = f"noise on clear pictures: NumPy legacy generator seeded 0 for each, {kind}"
     items: list[Item] = [
-        (f.name, f"sigma {s:g}", None, partial(_read_noisy, f, s)) for s in sigmas for f in files
+        (f.name, f"sigma {s:g}", None, partial(_read_noisy, f, s, profile)) for s in sigmas for f in files
     ]
     return rule, files, items
 
 
-def _read_noisy(file: Path, sigma: float) -> Read:
-    clear = read_picture(file).pixels
-    return paper_noise(clear, sigma=sigma), clear, None
+def _read_noisy(file: Path, sigma: float, profile: Profile) -> Read:
+    # Cropped before the noise is drawn, as those papers do.
+    clear = centre_crop(read_picture(file).pixels, profile.crop_multiple)
+    noise = clipped_noise if profile.clip_noise else paper_noise
+    return Read(noise(clear, sigma=sigma), clear, None)
 
 
 def _with_haze(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
@@ -257,7 +328,7 @@ def _with_haze(root: Path, split: str | None) -> tuple[str, list[Path], list[Ite
 def _read_hazed(scene: Scene, number: int) -> Read:
     clear, depth = read_scene(scene)
     hazy, target = random_depth_haze(clear, depth.depth, Generator().manual_seed(number), ranges="its")
-    return hazy, target, depth
+    return Read(hazy, target, depth)
 
 
 def _depth_means(scored: Sequence[tuple[Path, DepthScores]]) -> DepthMeans | None:

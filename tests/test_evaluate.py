@@ -1,4 +1,4 @@
-"""Evaluation of networks that also estimate depth, and of dehazing's own scores; test_cli.py has the rest."""
+"""Evaluation of networks that also estimate depth, and of what profiles decide; test_cli.py has the rest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from fairweather import cli, pipeline
+from fairweather import cli, loading
 from fairweather.data.depth import read_depth
-from fairweather.errors import DataError
+from fairweather.errors import DataError, UsageError
 from fairweather.evaluate import evaluate
 from fairweather.metrics import depth_scores, score
 from fairweather.pipeline import Restorer, Result
@@ -25,14 +25,16 @@ from fairweather.pipeline import Restorer, Result
 class Seer(Restorer):
     """Leaves pictures as they are and sees the same disparity in all of them, if any."""
 
-    def __init__(self, disparity: torch.Tensor | None = None) -> None:
+    def __init__(self, disparity: torch.Tensor | None = None, task: str = "dehaze") -> None:
         net = nn.Identity()
         super().__init__(
-            net, model="nafnet_small", task="dehaze", sha256="0" * 64, device="cpu", precision="fp32"
+            net, model="nafnet_small", task=task, sha256="0" * 64, device="cpu", precision="fp32"
         )
         self.disparity = disparity
+        self.seen: list[torch.Tensor] = []
 
     def restore(self, image: Any, **options: Any) -> Result:
+        self.seen.append(image)
         return dataclasses.replace(super().restore(image, **options), depth=self.disparity)
 
 
@@ -130,7 +132,7 @@ def test_the_command_prints_depth_scores(
     hazy_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     depth = read_depth(hazy_set / "test" / "depth" / "1400.png").depth
-    monkeypatch.setattr(pipeline, "load", lambda *_, **__: Seer(1 / depth))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: Seer(1 / depth))
     ended = CliRunner().invoke(cli.app, ["evaluate", "--task", "dehaze", "--data", str(hazy_set)])
     assert ended.exit_code == 0
     assert "profile dehazeformer:" in ended.stdout
@@ -148,3 +150,93 @@ def test_clear_pictures_with_depth_maps_are_hazed_by_their_depth(tmp_path: Path)
     assert report.as_dict() == evaluate(Seer(1 / depth), tmp_path).as_dict()  # the same haze each time
     assert report.depth is not None
     assert (report.depth.abs_rel, report.depth.delta_125) == pytest.approx((0, 1), abs=1e-5)
+
+
+@pytest.fixture
+def clear_set(tmp_path: Path) -> Path:
+    """Clear pictures for denoising, of sides that are no multiple of anything."""
+    for seed, size in enumerate([(53, 75), (33, 49)]):
+        clear = np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+        write(tmp_path / "clear" / f"{seed}.png", clear)
+    return tmp_path / "clear"
+
+
+def pixels(file: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(PIL.Image.open(file))).permute(2, 0, 1).float() / 255
+
+
+def test_noise_of_the_denoising_papers_is_added_to_the_whole_picture_and_not_clipped(clear_set: Path) -> None:
+    restorer = Seer(task="denoise")
+    report = evaluate(restorer, clear_set, sigmas=(50,), profile="irconstyle")
+    noise = np.random.RandomState(0).normal(0, 50 / 255, (53, 75, 3)).astype(np.float32)
+    expected = pixels(clear_set / "0.png") + torch.from_numpy(noise).permute(2, 0, 1)
+    torch.testing.assert_close(restorer.seen[0], expected)
+    assert expected.min() < 0
+    assert "not clipped" in report.rule
+
+
+def test_all_in_one_crops_around_the_centre_then_adds_noise_that_is_clipped_and_cut_off(
+    clear_set: Path,
+) -> None:
+    restorer = Seer(task="denoise")
+    report = evaluate(restorer, clear_set, sigmas=(15, 50), profile="all_in_one")
+    levels = np.asarray(PIL.Image.open(clear_set / "0.png"))[2:50, 5:69]  # 53 is 48 + 5, 75 is 64 + 11
+    noise = np.random.RandomState(0).normal(0, 50, (48, 64, 3))
+    noisy = np.clip(levels + noise, 0, 255).astype(np.uint8)
+    torch.testing.assert_close(restorer.seen[2], torch.from_numpy(noisy).permute(2, 0, 1).float() / 255)
+    assert [tuple(x.shape) for x in restorer.seen] == [(3, 48, 64), (3, 32, 48)] * 2
+    assert list(report.table.groups()) == ["sigma 15", "sigma 50"]
+    assert report.rule.endswith("clipped and cut to 8 bit; cropped around the centre to multiples of 16")
+    mse = np.square(noisy / 255 - levels / 255).mean()
+    assert report.table.rows[2].psnr == pytest.approx(-10 * np.log10(mse), abs=1e-4)
+
+
+def test_all_in_one_refuses_what_is_smaller_than_its_crop(clear_set: Path) -> None:
+    write(clear_set / "tiny.png", np.zeros((15, 40, 3), np.uint8))
+    with pytest.raises(DataError, match="a picture of 40x15 is too small to be cropped to multiples of 16"):
+        evaluate(Seer(task="denoise"), clear_set, profile="all_in_one")
+
+
+def test_padding_is_mirrored_to_the_networks_multiple_restored_and_scored(clear_set: Path) -> None:
+    restorer = Seer(task="denoise")
+    padded = evaluate(restorer, clear_set, sigmas=(25,), profile="irconstyle_padded")
+    plain = evaluate(Seer(task="denoise"), clear_set, sigmas=(25,), profile="irconstyle")
+    assert [tuple(x.shape) for x in restorer.seen] == [(3, 56, 80), (3, 40, 56)]  # of nafnet_small's 8
+    assert torch.equal(restorer.seen[0][:, 53], restorer.seen[0][:, 51])  # the edge itself is not repeated
+    assert padded.rule.endswith("not clipped; padded by reflection to multiples of 8")
+    clear, noisy = (np.pad(x, ((0, 0), (0, 3), (0, 5)), mode="reflect") for x in noisy_pair(clear_set))
+    expected = score("rgb", torch.from_numpy(noisy), torch.from_numpy(clear))
+    assert padded.table.rows[0].psnr == pytest.approx(expected.psnr, abs=1e-9)
+    assert padded.table.rows[0].ssim == pytest.approx(expected.ssim, abs=1e-9)
+    assert padded.table.rows[0].psnr != plain.table.rows[0].psnr
+    luma = evaluate(Seer(task="denoise"), clear_set, sigmas=(25,), profile="irconstyle_padded_y")
+    assert luma.table.rows[0].psnr == pytest.approx(
+        score("y", torch.from_numpy(noisy), torch.from_numpy(clear)).psnr, abs=1e-9
+    )
+
+
+def noisy_pair(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    clear = pixels(folder / "0.png")
+    noise = np.random.RandomState(0).normal(0, 25 / 255, (53, 75, 3)).astype(np.float32)
+    return clear.numpy(), (clear + torch.from_numpy(noise).permute(2, 0, 1)).numpy()
+
+
+@pytest.mark.parametrize("profile", ["all_in_one", "irconstyle_padded"])
+def test_pairs_and_their_depth_are_cropped_or_padded_alike(hazy_set: Path, profile: str) -> None:
+    depth, known = read_depth(hazy_set / "test" / "depth" / "1400.png")
+    if profile == "all_in_one":  # 30x40 to 16x32
+        depth, known = depth[:, 7:23, 4:36], known[:, 7:23, 4:36]
+        disparity = 1 / depth
+    else:  # 30x40 to 32x40
+        disparity = torch.nn.functional.pad(1 / depth[None], (0, 0, 0, 2), mode="reflect")[0]
+    disparity = disparity + torch.linspace(0, 1, disparity.shape[2])
+    report = evaluate(Seer(disparity), hazy_set, profile=profile)
+    assert report.profile == profile
+    assert report.depth is not None
+    expected = depth_scores(disparity[:, : depth.shape[1], : depth.shape[2]], depth, known)
+    assert report.depth.abs_rel == pytest.approx(expected.abs_rel, abs=1e-6)
+
+
+def test_one_evaluation_has_one_profile(clear_set: Path) -> None:
+    with pytest.raises(UsageError, match="unknown profile 'irconstyle,all_in_one'"):
+        evaluate(Seer(task="denoise"), clear_set, profile="irconstyle,all_in_one")

@@ -241,6 +241,14 @@ def _notes(base: Path, pairs: Sequence[Pair], looks: dict[Path, Look], again: se
     for group in dict.fromkeys(pair.group for pair in pairs):
         hazy = [pair.degraded for pair in pairs if pair.group == group]
         notes += reside_notes(hazy, [looks[path].size for path in hazy])
+    beside = {
+        pair.degraded.parent.with_name("blur_gamma") for pair in pairs if pair.degraded.parent.name == "blur"
+    }
+    if left_out := sum(folder.is_dir() for folder in beside):
+        notes.append(
+            f"{left_out} folders blur_gamma/ beside blur/ are left out: GoPro's authors took them, most papers after "
+            "them blur/; say which your figures are of (to use them, move blur/ away or list the pairs in pairs.csv)"
+        )
     sizes = [(looks[pair.degraded].size, looks[pair.target].size) for pair in pairs]
     if framed := sizes.count(RESIDE_SIZES):
         notes.append(

@@ -6,9 +6,10 @@
         clear/  17.jpg
 
 Or both kinds lie in one folder, 01_hazy.png with 01_GT.png. Known names of folders are in LAYOUTS and the ways to
-match file names in RULES. Anything else is described by a manifest: a CSV or JSON file with `degraded` and `target`
-columns (and `group`, if wanted), paths relative to the file. It is given as the root itself or lies in the root as
-pairs.csv or pairs.json.
+match file names in RULES. HIDE's GT/ beside train/ and test/, and RealBlur's lists of pairs, are known too. Anything
+else is described by a manifest: a CSV or JSON file with `degraded` and `target` columns (and `group`, if wanted), or
+a text file with a clear and a degraded path a line, in any order; paths are relative to the file. It is given as the
+root itself or lies in the root as pairs.csv or pairs.json.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -28,13 +30,16 @@ from fairweather.errors import DataError, UsageError
 from fairweather.images import EXTENSIONS
 
 # The folder of clear pictures, and the folders of degraded ones that may lie beside it (shell patterns, any letter
-# case). Several degraded folders may share one target folder, as in Rain100 and CDD-11.
+# case). Several degraded folders may share one target folder, as in Rain100 and CDD-11. For a target the first line
+# that applies counts.
+HIDE_TESTS = ("test-close-ups", "test-long-shot")
 LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "gt",
-        ("hazy", "haze", "rainy", "rain", "lq", "input", "noisy", "blur"),
-    ),  # RESIDE, Dense-Haze, Rain800, BasicSR
+        ("hazy", "haze", "rainy", "rain", "lq", "input", "noisy", "blur", *HIDE_TESTS),
+    ),  # RESIDE, Dense-Haze, Rain800, BasicSR, RealBlur's scenes
     ("groundtruth", ("input", "hazy", "rainy")),
+    ("ground_truth", ("rainy_image",)),  # Rain1400
     ("clear", ("hazy", "haze", "haze_*", "low", "low_*", "rain", "snow")),  # RESIDE, I-HAZE, NH-HAZE, CDD-11
     ("target", ("input", "rain_heavy", "rain_light")),  # Rain13K, RoadScene-rain, Rain100
     ("norain", ("rain", "rainy")),  # Rain100 as published
@@ -42,14 +47,19 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("its_clear", ("its_haze", "its_hazy")),  # RESIDE v0's ITS
     ("clear_images", ("hazy", "haze")),  # RESIDE's OTS, as some copies name it
     ("clean", ("noisy", "rainy")),
-    ("sharp", ("blur",)),  # GoPro
+    ("sharp", ("blur",)),  # GoPro, of whose two kinds of blur most papers take this one
+    ("sharp", ("blur_gamma",)),
 )
+WORDS = {name for target, patterns in LAYOUTS for name in (target, *patterns) if "*" not in name}
 SPLITS = ("train", "val", "valid", "validation", "test")
 MANIFESTS = ("pairs.csv", "pairs.json")
 # Folders of another kind of picture beside the visible ones; never taken for clear pictures.
 PARTNERS = ("depth", "disparity", "inf", "infrared", "ir", "mask", "masks", "thermal", "trans", "its_trans")
 # RESIDE's test sets, often kept beside its training sets.
 TESTS = ("sots", "hsts")
+# The two halves of RealBlur as published, of one name each, and the lists of their training and test pairs.
+REALBLUR = re.compile(r"realblur-([jr])_(bm3d_)?ecc", re.IGNORECASE)
+REALBLUR_LIST = "RealBlur_{half}_{split}_list.txt"
 # Width and height of a hazy and a clear picture of RESIDE's indoor sets, whose hazy ones lost their border.
 RESIDE_SIZES = ((620, 460), (640, 480))
 RESIDE_BORDER = 10
@@ -91,15 +101,22 @@ def _identifier(stem: str, folder: str) -> str:
     return stem.partition("_")[0]
 
 
-def _without_folder(stem: str, folder: str) -> str:
-    """O-HAZE's hazy/01_outdoor_hazy and GT/01_outdoor_GT; Rain100's rain/rain-001 and norain/norain-001."""
-    return re.sub(rf"^{re.escape(folder)}[-_]|[-_]{re.escape(folder)}$", "", stem, flags=re.IGNORECASE)
+def _without_words(stem: str, folder: str) -> str:
+    """O-HAZE's hazy/01_outdoor_hazy and GT/01_outdoor_GT; Rain100's rainy/rain-001 and norain-001."""
+    parts = re.split("[-_]", stem)
+    return "_".join(part for part in parts if part.casefold() not in WORDS | {folder.casefold()})
+
+
+def _without_x2(stem: str, folder: str) -> str:
+    """Rain100L's rain/X2/norain-1x2 of norain/norain-1."""
+    return stem.removesuffix("x2")
 
 
 RULES: tuple[tuple[str, Key, Key], ...] = (
     ("by equal stem", _stem, _stem),
     ("by the RESIDE identifier before the first underscore", _identifier, _stem),
-    ("by stem without those words", _without_folder, _without_folder),
+    ("by stem without those words", _without_words, _without_words),
+    ("by stem without Rain100L's x2", _without_x2, _stem),
 )
 
 
@@ -128,6 +145,12 @@ def find_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
             f"no pair of folders in {base} or two levels below; folders seen: {seen}; known layouts: {known}; "
             "list pairs in any other layout in pairs.csv (columns degraded,target)"
         )
+    if any(REALBLUR.match(part) for at in holders for part in (base.name, *at.relative_to(base).parts)):
+        lists = " and ".join(REALBLUR_LIST.format(half="J", split=part) for part in ("train", "test"))
+        raise DataError(
+            f"{base} holds RealBlur's training and test pairs together; put its lists, such as {lists}, beside the "
+            "folders that they name"
+        )
     tests = [at for at in holders if {part.casefold() for part in at.relative_to(base).parts} & set(TESTS)]
     if tests and len(tests) < len(holders):
         raise UsageError(
@@ -149,7 +172,8 @@ def find_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
                 else:
                     pairs.append(Pair(degraded, partner, group))
                     alone.pop(partner, None)
-        unmatched += alone
+        if target.is_relative_to(base):  # HIDE's GT/ serves other splits too
+            unmatched += alone
     said = [f"{' and '.join(names)} against {to}, {phrase}" for (to, phrase), names in rules.items()]
     more = f"; and {len(said) - 2} more folders" if len(said) > 2 else ""
     return PairedFolders(root, "; ".join(said[:2]) + more, tuple(pairs), tuple(unmatched))
@@ -197,9 +221,10 @@ def complete_pairs(root: Path, *, split: str | None = None) -> PairedFolders:
     """As `find_pairs`, but pictures without a partner are a DataError: training or scores would be of another set."""
     found = find_pairs(root, split=split)
     if found.unmatched:
+        names = ", ".join(path.relative_to(root).as_posix() for path in found.unmatched[:3])
         raise DataError(
-            f"{len(found.unmatched)} pictures of {root} have no partner (first: {found.unmatched[0].name}); "
-            "see fairweather data check"
+            f"{len(found.unmatched)} pictures of {root} have no partner beside its {len(found.pairs)} pairs ("
+            f"{found.rule}): {names}; add their partners or leave them out; fairweather data check lists all"
         )
     return found
 
@@ -230,13 +255,32 @@ def has_pairs(root: Path) -> bool:
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """The split folders directly in `root` by their lower-case names; none where a manifest lists the pairs."""
-    folders = {} if _manifest(root) else _folders(root)
-    return {name: folders[name] for name in SPLITS if name in folders}
+    """The split folders directly in `root`, or RealBlur's lists, by their lower-case names; none beside a manifest.
+
+    Raises:
+        UsageError: if the root holds both RealBlur-J and RealBlur-R.
+    """
+    found = {} if _manifest(root) else _folders(root) | _realblur_lists(root)
+    return {name: found[name] for name in SPLITS if name in found}
+
+
+def _realblur_lists(root: Path) -> dict[str, Path]:
+    """The lists of pairs of one half of RealBlur, by split; `root` is that half or the folder that holds it."""
+    folders = [root, *_folders(root).values()]
+    halves = [(found[1].upper(), path) for path in folders if (found := REALBLUR.match(path.name))]
+    if len(halves) > 1:
+        names = " and ".join(path.name for _, path in halves)
+        raise UsageError(f"{root} holds {names}, which are scored apart; give one of them")
+    lists = {
+        split: half.parent / REALBLUR_LIST.format(half=letter, split=split)
+        for letter, half in halves
+        for split in SPLITS
+    }
+    return {split: path for split, path in lists.items() if path.is_file()}
 
 
 def split_folder(root: Path, split: str | None) -> Path:
-    """The folder of one split; the root itself where it has no splits, the only split where it has one."""
+    """The folder or list of one split; the root itself where it has no splits, the only split where it has one."""
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{root} {problem}; give a data set, one of its splits, or a manifest alone")
@@ -276,36 +320,55 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
 Layout = tuple[Path, list[Path]]
 
 
-def _holders(folder: Path, depth: int = 2) -> dict[Path, Layout]:
-    """Folders, at most `depth` below, that hold a known pair of folders. Splits are never mixed."""
+def _holders(folder: Path) -> dict[Path, Layout]:
+    """Folders, at most two below, that hold a known pair of folders; or the folder itself, as a part of HIDE."""
+    found = _holders_below(folder, 2)
+    return found or ({folder: layout} if (layout := _part_of_hide(folder)) else {})
+
+
+def _holders_below(folder: Path, depth: int) -> dict[Path, Layout]:
+    """Splits are never mixed."""
     children = _folders(folder)
-    if layout := _layout(folder, children) or _side_by_side(folder):
+    if layout := _layout(folder, children) or _side_by_side(folder, children):
         return {folder: layout}
     inner = [path for name, path in children.items() if name not in SPLITS] if depth else []
-    return {holder: layout for path in inner for holder, layout in _holders(path, depth - 1).items()}
+    return {holder: layout for path in inner for holder, layout in _holders_below(path, depth - 1).items()}
+
+
+def _part_of_hide(folder: Path) -> Layout | None:
+    """HIDE as published: train/, test/test-close-ups/ and test/test-long-shot/ share a GT/ beside train/ and test/."""
+    name = folder.name.casefold()
+    if name not in ("train", "test", *HIDE_TESTS):
+        return None
+    around = _folders(folder.parent.parent if name in HIDE_TESTS else folder.parent)
+    halves = [path for half, path in _folders(around.get("test", folder)).items() if half in HIDE_TESTS]
+    if "gt" not in around or not halves:
+        return None
+    return around["gt"], halves if name == "test" else [folder]
 
 
 def _layout(folder: Path, children: dict[str, Path]) -> Layout | None:
-    found = []
+    found: dict[Path, list[Path]] = {}
     for target, patterns in LAYOUTS:
         sources = [path for name, path in children.items() if any(fnmatch(name, like) for like in patterns)]
         if target in children and sources:
-            found.append((children[target], sources))
+            found.setdefault(children[target], sources)
     if len(found) > 1:
-        names = " and ".join(f"{target.name}/" for target, _ in found)
+        names = " and ".join(f"{target.name}/" for target in found)
         raise DataError(f"{folder} has several possible targets: {names}; keep one or write a pairs.csv")
-    return found[0] if found else None
+    return next(iter(found.items()), None)
 
 
-def _side_by_side(folder: Path) -> Layout | None:
-    """NH-HAZE and Dense-HAZE as published: 01_hazy.png and 01_GT.png in one folder."""
+def _side_by_side(folder: Path, children: dict[str, Path]) -> Layout | None:
+    """NH-HAZE as published: 01_hazy.png and 01_GT.png in one folder; Rain100: rainy/rain-1.png beside norain-1.png."""
     stems = [path.stem for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS]
     ends = [re.search(at, stem) for stem in stems for at in (r"^[A-Za-z]+(?=[-_])", r"(?<=[-_])[A-Za-z]+$")]
-    layout = _layout(folder, {end[0].casefold(): folder / end[0] for end in ends if end})
+    words = {end[0].casefold(): folder / end[0] for end in ends if end}
+    layout = _layout(folder, words | children) if words else None
     if layout is None:
         return None
     target, *sources = [
-        {_without_folder(p.stem, side.name) for p in _side(side)} for side in (layout[0], *layout[1])
+        {_without_words(p.stem, side.name) for p in _side(side)} for side in (layout[0], *layout[1])
     ]
     found = [source for source, names in zip(layout[1], sources, strict=True) if names & target]
     return (layout[0], found) if found else None
@@ -316,11 +379,13 @@ def _side(folder: Path) -> list[Path]:
     if folder.is_dir():
         return _pictures(folder)
     beside = [path for path in _pictures(folder.parent) if path.parent == folder.parent]
-    return [path for path in beside if _without_folder(path.stem, folder.name) != path.stem]
+    word = folder.name.casefold()
+    return [path for path in beside if word in re.split("[-_]", path.stem.casefold())]
 
 
 def _where(folder: Path, base: Path) -> str:
-    name = folder.relative_to(base).as_posix()
+    inside = folder != base and folder.is_relative_to(base)
+    name = folder.relative_to(base).as_posix() if inside else folder.name
     return f"{name}/" if folder.is_dir() else f"files named {name}"
 
 
@@ -370,15 +435,13 @@ def _manifest(root: Path) -> Path | None:
 def _from_manifest(manifest: Path) -> PairedFolders:
     folder, pairs = manifest.parent, []
     try:
-        text = manifest.read_text(encoding="utf-8-sig")
-        is_json = manifest.suffix.lower() == ".json"
-        for row in json.loads(text) if is_json else csv.DictReader(text.splitlines()):
+        for row in _rows(manifest):
             degraded, target = folder / row["degraded"], folder / row["target"]
             pairs.append(Pair(degraded, target, row.get("group") or degraded.parent.name))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"{manifest} is no CSV or JSON list of degraded and target paths ({problem})"
+            f"{manifest} is no CSV, JSON or text list of degraded and target paths ({problem})"
         ) from error
     if not pairs:
         raise DataError(f"{manifest} lists no pairs; expected rows with degraded and target")
@@ -389,3 +452,23 @@ def _from_manifest(manifest: Path) -> PairedFolders:
             f"{manifest} lists {len(missing)} missing files, such as {names}; paths start beside it"
         )
     return PairedFolders(manifest, f"as listed in {manifest.name}", tuple(pairs), ())
+
+
+def _rows(manifest: Path) -> Iterable[Any]:
+    text = manifest.read_text(encoding="utf-8-sig")
+    if manifest.suffix.lower() == ".json":
+        rows: list[Any] = json.loads(text)
+        return rows
+    if manifest.suffix.lower() == ".txt":
+        return [_row(line) for line in text.splitlines() if line.strip()]
+    return csv.DictReader(text.splitlines())
+
+
+def _row(line: str) -> dict[str, str]:
+    """A line of RealBlur's lists, scene1/gt/gt_1.png scene1/blur/blur_1.png; gt/ is known as the target's folder."""
+    known = {target for target, _ in LAYOUTS}
+    targets = [path for path in line.split() if Path(path).parent.name.casefold() in known]
+    others = [path for path in line.split() if path not in targets]
+    if len(targets) != 1 or len(others) != 1:
+        raise ValueError(f"{line.strip()!r} is not a path in {', '.join(sorted(known))} and one elsewhere")
+    return {"degraded": others[0], "target": targets[0]}

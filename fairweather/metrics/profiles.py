@@ -1,7 +1,8 @@
 """Named ways to score a picture, and a table that collects the scores.
 
 A bare "SSIM" means little: one noisy photograph scores 26.8 dB on RGB and 31.7 dB on Y. Every score we print
-therefore names its profile, which fixes channel, rounding and border. Averages are per picture.
+therefore names its profile, which fixes channel, rounding and border, and what is done to the pictures before they
+are restored. Averages are per picture, and scores of two profiles never share a table.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.errors import DataError, unknown_name
+from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.metrics.psnr import psnr
-from fairweather.metrics.ssim import Border, ssim
+from fairweather.metrics.ssim import Border, Window, ssim
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How a picture is scored; `score` does it."""
+    """How a picture is scored: `score` does it, and `fairweather.evaluate` what comes before."""
 
     name: str
     channel: Literal["rgb", "y"]
@@ -35,6 +36,13 @@ class Profile:
     description: str
     ssim_shrunk: bool = False
     """Average both pictures down by round(shorter side / 256) before SSIM, as dehazing codes do."""
+    ssim_window: Window = "gaussian"
+    crop_multiple: int = 1
+    """First of all, crop both pictures around the centre to sides that are multiples of this."""
+    clip_noise: bool = False
+    """Noise added to clear pictures is clipped to [0, 255] and truncated to 8 bit, not left as it was drawn."""
+    score_padding: bool = False
+    """Pad both pictures to the network's multiple, by reflection to the right and below, and score that too."""
 
 
 PROFILES: dict[str, Profile] = {
@@ -70,14 +78,44 @@ PROFILES: dict[str, Profile] = {
         "As dehazeformer, but SSIM continues the border by black, as DCMPNet's code does: it reads higher.",
         ssim_shrunk=True,
     ),
+    "irconstyle": Profile(
+        "irconstyle",
+        "rgb",
+        True,
+        "valid",
+        "As rgb: what IRConStyle's code computes, without the padding that it scores too.",
+    ),
+    "irconstyle_padded": Profile(
+        "irconstyle_padded",
+        "rgb",
+        True,
+        "valid",
+        "As rgb, of pictures padded by reflection to the network's multiple, padding included: IRConStyle's code.",
+        score_padding=True,
+    ),
+    "irconstyle_padded_y": Profile(
+        "irconstyle_padded_y", "y", True, "valid", "As irconstyle_padded, on luma as y.", score_padding=True
+    ),
+    "all_in_one": Profile(
+        "all_in_one",
+        "rgb",
+        False,
+        "valid",
+        "As all-in-one papers do: cropped to multiples of 16, noise clipped and cut to 8 bit, RGB clamped but not "
+        "rounded, SSIM with a uniform 7x7 window.",
+        ssim_window="uniform",
+        crop_multiple=16,
+        clip_noise=True,
+    ),
 }
 
 
 class Scores(NamedTuple):
-    """PSNR in dB and SSIM."""
+    """PSNR in dB and SSIM, and the name of the profile that they were taken with."""
 
     psnr: float
     ssim: float
+    profile: str = ""
 
 
 def luma_bt601(rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -102,15 +140,15 @@ def score(profile: Profile | str, output: Float[Tensor, "3 h w"], target: Float[
         target: RGB in [0, 1].
 
     Returns:
-        psnr is inf for identical pictures; ssim is nan where border is "valid" and a side is under 11 pixels
-        (after shrinking, where the profile shrinks).
+        psnr is inf for identical pictures; ssim is nan where border is "valid" and a side is under 11 pixels, or 7 with
+        the uniform window (after shrinking, where the profile shrinks).
 
     Raises:
         UsageError: if the profile is unknown or the shapes differ.
 
     >>> grey = torch.full((3, 16, 16), 0.5)
     >>> score("rgb", grey, grey)
-    Scores(psnr=inf, ssim=1.0)
+    Scores(psnr=inf, ssim=1.0, profile='rgb')
     """
     if isinstance(profile, str):
         if profile not in PROFILES:
@@ -121,7 +159,8 @@ def score(profile: Profile | str, output: Float[Tensor, "3 h w"], target: Float[
     decibels = psnr(x, y, data_range).item()
     if profile.ssim_shrunk:
         x, y = _shrunk(x), _shrunk(y)
-    return Scores(decibels, ssim(x, y, data_range, profile.ssim_border).item())
+    similarity = ssim(x, y, data_range, profile.ssim_border, profile.ssim_window).item()
+    return Scores(decibels, similarity, profile.name)
 
 
 def _prepared(profile: Profile, picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 c h w"]:
@@ -162,7 +201,7 @@ class Means:
 
 
 class ScoreTable:
-    """Scores of many pictures, one row each, and what is said about them at the end.
+    """Scores of many pictures by one profile, one row each, and what is said about them at the end.
 
     >>> table = ScoreTable()
     >>> table.add("001.png", "heavy", Scores(30.0, 0.9), Scores(20.0, 0.6))
@@ -173,10 +212,21 @@ class ScoreTable:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.profiles: set[str] = set()
 
     def add(self, name: str, group: str, output: Scores, degraded: Scores) -> None:
-        """Note one picture: the scores of the network's output and of its input."""
-        self.rows.append(Row(name, group, *output, *degraded))
+        """Note one picture: the scores of the network's output and of its input.
+
+        Raises:
+            UsageError: if they are of another profile than the rows before.
+        """
+        profiles = self.profiles | {output.profile, degraded.profile}
+        if len(profiles) > 1:
+            raise UsageError(
+                f"scores of the profiles {' and '.join(sorted(profiles))} cannot share a table; fill one for each"
+            )
+        self.profiles = profiles
+        self.rows.append(Row(name, group, *output[:2], *degraded[:2]))
 
     def overall(self) -> Means:
         """Means over all pictures."""

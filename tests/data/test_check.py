@@ -141,6 +141,57 @@ def test_plain_folders_are_checked_without_depth_and_infrared(tmp_path: Path) ->
     assert "train: 1 pictures, no degraded pictures beside them" in report.lines()
 
 
+def test_gopro_s_other_blur_is_noted_and_its_sequences_are_checked(tmp_path: Path) -> None:
+    for split, seed in (("train", 1), ("test", 2)):
+        for kind in ("blur", "blur_gamma", "sharp"):
+            save(tmp_path / split / "GOPR0372_07_00" / kind / "000047.png", photo(seed))
+    report = check(tmp_path)
+    assert report.ok
+    assert [(part.name, part.count) for part in report.splits] == [("train", 1), ("test", 1)]
+    (note,) = report.splits[0].notes
+    assert note.startswith("1 folders blur_gamma/ beside blur/ are left out")
+    save(tmp_path / "test/GOPR0372_07_00/blur/000048.png", photo(3))
+    save(tmp_path / "test/GOPR0372_07_00/sharp/000047.png", photo(2, width=100))
+    (test,) = check(tmp_path, split="test").splits
+    assert test.unmatched == ("test/GOPR0372_07_00/blur/000048.png",)
+    assert "(96x80 and 100x80)" in test.different_size[0]
+
+
+def test_hide_is_checked_with_the_sharp_pictures_beside_its_splits(tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "test/test-close-ups", "test/test-long-shot")):
+        save(tmp_path / part / f"{number}.png", photo(number))
+        save(tmp_path / "GT" / f"{number}.png", photo(number))
+    report = check(tmp_path)
+    assert report.ok
+    assert [(part.name, part.count, part.unmatched) for part in report.splits] == [
+        ("train", 1, ()),
+        ("test", 2, ()),
+    ]
+    assert report.splits[0].examples == ("train/0.png -> GT/0.png",)
+    save(tmp_path / "GT/0.png", photo(2))  # the scene of a test picture
+    assert check(tmp_path).leaks[0].startswith("GT/0.png is the same photograph as GT/2.png")
+    (tmp_path / "GT/2.png").write_bytes(b"")
+    assert check(tmp_path).splits[1].unreadable[0].startswith("GT/2.png: ")
+
+
+def test_realblur_is_checked_by_its_lists(tmp_path: Path) -> None:
+    half = tmp_path / "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"
+    for number, split in ((1, "train"), (2, "test")):
+        scene = half / f"scene00{number}"
+        save(scene / "blur/blur_1.png", photo(number))
+        save(scene / "gt/gt_1.png", photo(number))
+        line = f"{half.name}/{scene.name}/gt/gt_1.png {half.name}/{scene.name}/blur/blur_1.png"
+        (tmp_path / f"RealBlur_J_{split}_list.txt").write_text(line)
+    for root in (tmp_path, half):
+        report = check(root)
+        assert report.ok
+        assert [(part.name, part.count) for part in report.splits] == [("train", 1), ("test", 1)]
+        assert report.splits[1].rule == "as listed in RealBlur_J_test_list.txt"
+    (half / "scene002/gt/gt_1.png").unlink()
+    with pytest.raises(DataError, match=r"test_list\.txt lists 1 missing files, such as .*gt_1\.png"):
+        check(tmp_path)
+
+
 def test_manifest_is_checked(tmp_path: Path) -> None:
     pair(tmp_path, "1", 1)
     (tmp_path / "pairs.csv").write_text("degraded,target\nhazy/1.png,clear/1.png\n")

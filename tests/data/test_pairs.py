@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairweather.data.pairs import Pair, clear_pictures, find_pairs, has_pairs, matched, splits
+from fairweather.data.pairs import (
+    Pair,
+    clear_pictures,
+    complete_pairs,
+    find_pairs,
+    has_pairs,
+    matched,
+    splits,
+)
 from fairweather.errors import DataError, UsageError
 
 
@@ -127,6 +135,140 @@ def test_dehazing_sets_pair_as_they_were_published(
     assert found.unmatched == ()
 
 
+@pytest.mark.parametrize(
+    ("root", "degraded", "target"),
+    [
+        ("GOPRO_Large/train", "GOPR0372_07_00/blur/000047.png", "GOPR0372_07_00/sharp/000047.png"),
+        ("GOPRO_Large/train/GOPR0372_07_00", "blur/000047.png", "sharp/000047.png"),
+        ("GoPro", "train/blur/GOPR0372_07_00/000047.png", "train/sharp/GOPR0372_07_00/000047.png"),
+        ("GoPro", "test/input/000047.png", "test/target/000047.png"),
+        ("HIDE/test", "input/1fromGOPR1096.MP4.png", "target/1fromGOPR1096.MP4.png"),
+        ("HIDE", "test/test-close-ups/1fromGOPR1096.png", "test/GT/1fromGOPR1096.png"),
+        ("test/RealBlur_J", "input/1.png", "target/1.png"),
+        ("RealBlur_R", "blur/scene001_blur_1.png", "gt/scene001_gt_1.png"),
+        ("Rain100H", "rain/norain-1.png", "norain/norain-1.png"),
+        ("rain_data_test_Light", "rain/X2/norain-1x2.png", "norain/norain-1.png"),
+        ("rain_data_train_Light", "rain/norain-1x2.png", "norain/norain-1.png"),
+        ("Rain100L", "rainy/rain-001.png", "norain-001.png"),
+        ("RainTrainL", "rain-1.png", "norain-1.png"),
+        ("rain100", "test/rain_light/001.webp", "test/target/001.webp"),
+        ("Rain13K", "train/Rain13K/input/1.jpg", "train/Rain13K/target/1.jpg"),
+        ("Rain1400", "rainy_image/901_14.jpg", "ground_truth/901.jpg"),
+    ],
+)
+def test_deblurring_and_deraining_sets_pair_as_they_were_published(
+    tmp_path: Path, root: str, degraded: str, target: str
+) -> None:
+    grow(tmp_path / root, degraded, target, "rainstreak-1.png", "readme.txt")
+    found = find_pairs(tmp_path / root)
+    assert names(found.pairs, tmp_path / root) == [(degraded, target)]
+    assert found.unmatched == ()
+
+
+def test_gopro_s_sequences_pair_each_for_itself_and_gamma_blur_only_where_it_is_alone(tmp_path: Path) -> None:
+    for split, scene in (("train", "a"), ("train", "b"), ("test", "c")):
+        for kind in ("blur", "blur_gamma", "sharp"):
+            grow(tmp_path / split / scene / kind, "000001.png", "000002.png")
+    found = find_pairs(tmp_path, split="train")
+    assert [pair.group for pair in found.pairs] == ["a/blur", "a/blur", "b/blur", "b/blur"]
+    assert names(found.pairs, tmp_path)[2] == ("train/b/blur/000001.png", "train/b/sharp/000001.png")
+    assert found.unmatched == ()
+    (tmp_path / "test/c/blur").rename(tmp_path / "elsewhere")
+    assert {pair.group for pair in find_pairs(tmp_path, split="test").pairs} == {"blur_gamma"}
+
+
+def test_hide_s_sharp_pictures_serve_all_its_parts(tmp_path: Path) -> None:
+    blurry = ("train/1.png", "test/test-close-ups/2.png", "test/test-long-shot/3.png")
+    grow(tmp_path, *blurry, "GT/1.png", "GT/2.png", "GT/3.png", "annotations/1.txt")
+    parts = {"train": blurry[:1], "test": blurry[1:]}
+    for split, files in parts.items():
+        for root, named in ((tmp_path, split), (tmp_path / split, None)):
+            found = find_pairs(root, split=named)
+            assert names(found.pairs, tmp_path) == [(file, f"GT/{Path(file).name}") for file in files]
+            assert found.unmatched == ()  # GT/ holds the other part's too
+    found = find_pairs(tmp_path / "test/test-long-shot")
+    assert names(found.pairs, tmp_path) == [("test/test-long-shot/3.png", "GT/3.png")]
+    assert found.rule == "test-long-shot/ against GT/, by equal stem"
+    grow(tmp_path, "test/test-long-shot/4.png")
+    with pytest.raises(DataError, match=r"1 pictures of .* test-long-shot/4\.png; add"):
+        complete_pairs(tmp_path / "test")
+
+
+J, R = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref", "RealBlur-R_BM3D_ECC_IMCORR_centroid_itensity_ref"
+
+
+def realblur(root: Path, half: str) -> None:
+    """Two scenes, one for training and one for testing, each with a list of the form in which they come."""
+    for number, split in ((1, "train"), (2, "test")):
+        scene = f"{half}/scene00{number}"
+        grow(root, f"{scene}/blur/blur_1.png", f"{scene}/gt/gt_1.png")
+        line = f"{scene}/gt/gt_1.png {scene}/blur/blur_1.png \n"
+        (root / f"RealBlur_{half[9]}_{split}_list.txt").write_text(line)
+
+
+def test_realblur_pairs_by_its_lists(tmp_path: Path) -> None:
+    realblur(tmp_path, J)
+    expected = [(f"{J}/scene002/blur/blur_1.png", f"{J}/scene002/gt/gt_1.png")]
+    for root, split in (
+        (tmp_path, "test"),
+        (tmp_path / J, "test"),
+        (tmp_path / "RealBlur_J_test_list.txt", None),
+    ):
+        found = complete_pairs(root, split=split)
+        assert names(found.pairs, tmp_path) == expected
+        assert found.rule == "as listed in RealBlur_J_test_list.txt"
+    with pytest.raises(UsageError, match=r"several splits \(train, test\)"):
+        find_pairs(tmp_path)
+
+
+def test_the_halves_of_realblur_are_kept_apart(tmp_path: Path) -> None:
+    realblur(tmp_path, J)
+    realblur(tmp_path, R)
+    with pytest.raises(UsageError, match=f"holds {J} and {R}, which are scored apart"):
+        find_pairs(tmp_path, split="test")
+    (pair,) = find_pairs(tmp_path / R, split="train").pairs
+    assert pair.target == tmp_path / R / "scene001/gt/gt_1.png"
+
+
+def test_realblur_without_its_lists_would_mix_training_and_test(tmp_path: Path) -> None:
+    realblur(tmp_path, J)
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
+    for root in (tmp_path, tmp_path / J):
+        with pytest.raises(
+            DataError, match=r"together; put its lists, such as RealBlur_J_train_list\.txt and"
+        ):
+            find_pairs(root)
+    (tmp_path / J).rename(tmp_path / "my_own_test")
+    assert len(find_pairs(tmp_path / "my_own_test").pairs) == 2
+
+
+def test_rain13k_s_five_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
+    sets = ["Rain100H", "Rain100L", "Test100", "Test1200", "Test2800"]
+    grow(tmp_path, *(f"test/{name}/{side}/1.png" for name in sets for side in ("input", "target")))
+    grow(tmp_path, *(f"train/Rain13K/{side}/{n}.jpg" for n in (1, 2) for side in ("input", "target")))
+    assert [pair.group for pair in find_pairs(tmp_path, split="test").pairs] == [
+        f"{name}/input" for name in sets
+    ]
+    assert len(find_pairs(tmp_path, split="train").pairs) == 2
+
+
+@pytest.mark.parametrize("root", ["OTS", "SOTS/outdoor"])
+def test_dehazing_pairs_by_identifier_and_never_by_position(tmp_path: Path, root: str) -> None:
+    hazy = ["0003_1_0.2.jpg", "0010_0.8_0.08.jpg", "0003_0.8_0.2.jpg"]
+    grow(tmp_path / root, *(f"hazy/{name}" for name in hazy))
+    grow(
+        tmp_path / root, *(f"gt/{name}.png" for name in ("0003", "0010", "0007"))
+    )  # as many, one of another scene
+    found = find_pairs(tmp_path / root)
+    assert [(pair.degraded.name, pair.target.name) for pair in found.pairs] == [
+        ("0003_0.8_0.2.jpg", "0003.png"),
+        ("0003_1_0.2.jpg", "0003.png"),
+        ("0010_0.8_0.08.jpg", "0010.png"),
+    ]
+    assert found.unmatched == (tmp_path / root / "gt/0007.png",)
+
+
 def test_both_kinds_may_lie_side_by_side_in_one_folder(tmp_path: Path) -> None:
     grow(tmp_path, *(f"{n}_{side}.png" for n in (2, 10, 3) for side in ("GT", "hazy")), "readme.png")
     (tmp_path / "3_GT.png").unlink()
@@ -201,6 +343,19 @@ def test_files_without_partner_are_listed(tmp_path: Path) -> None:
     ]
 
 
+def test_a_set_that_must_be_complete_names_the_rule_and_three_pictures_without_a_partner(
+    tmp_path: Path,
+) -> None:
+    grow(tmp_path, *(f"test/blur/{n}.png" for n in range(9)), *(f"test/sharp/{n}.png" for n in range(4)))
+    with pytest.raises(DataError) as raised:
+        complete_pairs(tmp_path, split="test")
+    assert str(raised.value) == (
+        f"5 pictures of {tmp_path} have no partner beside its 4 pairs (blur/ against sharp/, by equal stem): "
+        "test/blur/4.png, test/blur/5.png, test/blur/6.png; add their partners or leave them out; "
+        "fairweather data check lists all"
+    )
+
+
 def test_numbers_may_start_anew_in_each_sub_folder(tmp_path: Path) -> None:
     grow(tmp_path, *(f"{side}/{scene}/1.png" for side in ("blur", "sharp") for scene in ("a", "b")))
     assert names(find_pairs(tmp_path).pairs, tmp_path) == [
@@ -238,16 +393,19 @@ def test_json_manifest_may_name_groups(tmp_path: Path) -> None:
         ("pairs.csv", "hazy,clear\na.png,b.png\n", "'degraded'"),
         ("pairs.csv", "degraded,target\n", "no pairs"),
         ("pairs.csv", "degraded,target\na.png,gone.png\n", "1 missing files, such as .*gone.png"),
-        ("pairs.csv", "degraded,target\na.png\n", "no CSV or JSON list"),
-        ("pairs.json", "{", "no CSV or JSON list"),
-        ("pairs.json", '["a.png"]', "no CSV or JSON list"),
+        ("list.txt", "gt/a.png\n", "'gt/a.png' is not a path in .*, gt, .* and one elsewhere"),
+        ("list.txt", "gt/a.png sharp/b.png\n", "no CSV, JSON or text list"),
+        ("list.txt", "gt/a.png blur/b.png\n", "2 missing files, such as .*blur/b.png"),
+        ("pairs.csv", "degraded,target\na.png\n", "no CSV, JSON or text list"),
+        ("pairs.json", "{", "no CSV, JSON or text list"),
+        ("pairs.json", '["a.png"]', "no CSV, JSON or text list"),
     ],
 )
 def test_wrong_manifests_say_what_is_wrong(tmp_path: Path, file: str, text: str, said: str) -> None:
     grow(tmp_path, "a.png", "b.png")
     (tmp_path / file).write_text(text)
     with pytest.raises(DataError, match=said):
-        find_pairs(tmp_path)
+        find_pairs(tmp_path / file)
 
 
 def test_several_splits_must_be_chosen_from(tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_ssim_agrees_with_scikit_image(border: Border, pad: Padding | None, size
     assert found == pytest.approx(referee(output, target, pad), abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [(37, 45), (7, 7)])
+def test_ssim_with_a_uniform_window_is_scikit_images_default(size: tuple[int, int]) -> None:
+    output, target = two_pictures(*size)
+    expected = structural_similarity(  # type: ignore[no-untyped-call]
+        output.double().numpy(), target.double().numpy(), data_range=1, channel_axis=0
+    )
+    assert ssim(output[None], target[None], window="uniform").item() == pytest.approx(expected, abs=1e-9)
+    assert math.isnan(ssim(output[None, :, :6], target[None, :, :6], window="uniform").item())
+
+
 def test_ssim_by_hand_for_flat_pictures() -> None:
     # No variance: (2 * .5 * 1 + C1) / (.25 + 1 + C1), C1 = 1e-4
     found = ssim(torch.full((1, 3, 12, 12), 0.5), torch.ones(1, 3, 12, 12))
@@ -143,7 +153,8 @@ def test_every_profile_scores_and_is_described(name: str) -> None:
     assert 15 < found.psnr < 35
     assert 0 < found.ssim < 1
     assert score(PROFILES[name], output, target) == found
-    assert score(name, target, target) == pytest.approx((math.inf, 1.0))
+    assert found.profile == name
+    assert score(name, target, target)[:2] == pytest.approx((math.inf, 1.0))
 
 
 def test_profiles_clamp_the_output() -> None:
@@ -169,6 +180,31 @@ def test_dehazing_ssim_shrinks_to_about_256_with_halves_to_even(side: int, ratio
         score("rgb_float", small[0], small[1]).ssim, abs=1e-6
     )
     assert score("dehazeformer", output, target).psnr == score("rgb_float", output, target).psnr
+
+
+def test_all_in_one_scores_are_scikit_images_of_clamped_pictures_without_rounding() -> None:
+    output, target = two_pictures()
+    output = output * 1.2
+    found = score("all_in_one", output, target)
+    x, y = output.clamp(0, 1).double().numpy(), target.double().numpy()
+    assert found.psnr == pytest.approx(peak_signal_noise_ratio(y, x, data_range=1), abs=1e-9)  # type: ignore[no-untyped-call]
+    assert found.ssim == pytest.approx(
+        structural_similarity(y, x, data_range=1, channel_axis=0),  # type: ignore[no-untyped-call]
+        abs=1e-9,
+    )
+    irconstyle = score("irconstyle", output, target)
+    assert irconstyle.psnr != found.psnr  # rounded
+    assert abs(irconstyle.ssim - found.ssim) > 1e-4  # another window
+
+
+def test_irconstyle_scores_are_those_of_rgb_and_y() -> None:
+    output, target = two_pictures()
+    for name, same in (("irconstyle", "rgb"), ("irconstyle_padded", "rgb"), ("irconstyle_padded_y", "y")):
+        assert score(name, output, target)[:2] == score(same, output, target)[:2]
+    assert [name for name, profile in PROFILES.items() if profile.score_padding] == [
+        "irconstyle_padded",
+        "irconstyle_padded_y",
+    ]
 
 
 def test_dehazing_scores_of_a_saved_file_are_those_of_its_8_bit_values() -> None:
@@ -208,6 +244,18 @@ def test_table_averages_per_picture_and_per_group() -> None:
     assert {name: means.psnr for name, means in table.groups().items()} == {"light": 39.0, "heavy": 40.0}
     assert sum(means.count for means in table.groups().values()) == 20
     assert table.rows[3].name == "03.png"
+
+
+def test_scores_of_two_profiles_never_share_a_table() -> None:
+    table, (output, target) = ScoreTable(), two_pictures()
+    first, second = score("irconstyle", output, target), score("all_in_one", output, target)
+    table.add("1.png", "light", first, first)
+    for mixed in ((second, second), (first, second)):
+        with pytest.raises(
+            UsageError, match="of the profiles all_in_one and irconstyle cannot share a table"
+        ):
+            table.add("2.png", "light", *mixed)
+    assert len(table.rows) == 1
 
 
 def test_table_lists_the_worst_pictures_first() -> None:

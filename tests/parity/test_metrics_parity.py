@@ -22,13 +22,13 @@ def rgb(bgr_u8: np.ndarray) -> torch.Tensor:
 def test_irconstyle_scores() -> None:
     stored = np.load(HERE / "irconstyle_metric.npz")
     output, target = rgb(stored["a_bgr_u8"]), rgb(stored["b_bgr_u8"])
-    found = score("rgb", output, target)
+    found = score("irconstyle_padded", output, target)
     assert found.psnr == pytest.approx(stored["psnr_rgb"].item(), abs=1e-9)
     assert found.ssim == pytest.approx(stored["ssim_rgb"].item(), abs=1e-9)
-    found = score("y", output, target)  # theirs is computed in float32
+    found = score("irconstyle_padded_y", output, target)  # theirs is computed in float32
     assert found.psnr == pytest.approx(stored["psnr_y"].item(), abs=1e-6)
     assert found.ssim == pytest.approx(stored["ssim_y"].item(), abs=1e-6)
-    found = score("rgb", output[:, :53, :75], target[:, :53, :75])  # the picture without its padding
+    found = score("irconstyle", output[:, :53, :75], target[:, :53, :75])  # the picture without its padding
     assert found.psnr == pytest.approx(stored["cropped_psnr_rgb"].item(), abs=1e-9)
     assert found.ssim == pytest.approx(stored["cropped_ssim_rgb"].item(), abs=1e-9)
 
