@@ -73,14 +73,20 @@ def line_kernel(length: float, angle: float, thickness: float) -> Float[Tensor, 
     >>> line_kernel(1, 0, 0.1).round(decimals=3)[1]
     tensor([0., 1., 0.])
     """
-    half = max(1, math.ceil(length / 2 + 2 * thickness))
+    along, across = _axes(math.ceil(length / 2 + 2 * thickness), angle)
+    kernel = (length / 2 + 0.5 - along.abs()).clamp(0, 1) * torch.exp(-(across**2) / (2 * thickness**2))
+    return kernel / kernel.sum()
+
+
+def _axes(half: int, angle: float) -> tuple[Tensor, Tensor]:
+    """Along and across a line through the centre of a kernel of 2 half + 1 pixels, at least 3; see `line_kernel`."""
+    half = max(1, half)
     steps = torch.arange(-half, half + 1, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     radians = math.radians(angle)
     along = y * math.cos(radians) - x * math.sin(radians)
     across = y * math.sin(radians) + x * math.cos(radians)
-    kernel = (length / 2 + 0.5 - along.abs()).clamp(0, 1) * torch.exp(-(across**2) / (2 * thickness**2))
-    return kernel / kernel.sum()
+    return along, across
 
 
 def rain_streaks(
@@ -225,6 +231,95 @@ def motion_blur(clear: Picture, *, length: float, angle: float) -> Picture:
     kernel = line_kernel(length, angle, 0.4)
     margin = kernel.shape[-1] // 2
     return _convolve(F.pad(clear, (margin,) * 4, mode="replicate"), kernel)
+
+
+def gaussian_kernel(sigma: float, *, across: float, angle: float) -> Float[Tensor, "k k"]:
+    """A bell, normalised to sum 1.
+
+    Args:
+        sigma, across: standard deviations along and across its axis, in pixels. angle: of the axis, see `line_kernel`.
+
+    >>> gaussian_kernel(0.5, across=0.5, angle=0).shape
+    torch.Size([5, 5])
+    """
+    along, aside = _axes(math.ceil(3 * max(sigma, across)), angle)
+    kernel = torch.exp(-((along / sigma) ** 2 + (aside / across) ** 2) / 2)
+    return kernel / kernel.sum()
+
+
+def sinc_kernel(cutoff: float) -> Float[Tensor, "21 21"]:
+    """A low pass with a sharp edge, which leaves rings, as sharpening and strong compression do.
+
+    h(r) = w J1(w r) / (2 pi r), normalised to sum 1      (Wang et al., Real-ESRGAN, ICCVW 2021, equation 4)
+
+    Args:
+        cutoff: w, the highest frequency that stays, in radians a pixel; pi keeps nearly everything.
+    """
+    r = torch.hypot(*_axes(10, 0))
+    r[10, 10] = 1.0  # the limit is put in below
+    kernel: Tensor = cutoff * torch.special.bessel_j1(cutoff * r) / (2 * math.pi * r)
+    kernel[10, 10] = cutoff**2 / (4 * math.pi)
+    return kernel / kernel.sum()
+
+
+def add_photon_noise(clear: Picture, *, photons: float, generator: Generator) -> Picture:
+    """Count photons (Poisson noise): brighter pixels are noisier, relatively less so.
+
+    Args:
+        photons: what white counts; 30 is very noisy, 10,000 hardly.
+    """
+    return torch.poisson(clear.clamp_min(0) * photons, generator=generator) / photons
+
+
+def lower_contrast(clear: Picture, *, factor: float) -> Picture:
+    """Draw all values towards the mean of their channel; 1 leaves the picture as it is, 0 leaves the mean.
+
+    >>> lower_contrast(torch.tensor([0.0, 1.0]).view(1, 1, 2).expand(3, 1, 2), factor=0.5)[0, 0]
+    tensor([0.2500, 0.7500])
+    """
+    return torch.lerp(clear.mean(dim=(1, 2), keepdim=True), clear, factor)
+
+
+def add_snow(clear: Picture, flakes: Float[Tensor, "1 h w"], *, whiteness: float) -> Picture:
+    """Whiten a picture as snowfall does, and lay flakes over it, clipped to [0, 1].
+
+    As in ImageNet-C (Hendrycks and Dietterich, ICLR 2019): mixed with max(x, 1.5 grey + 0.5), and the flakes added
+    twice, the second time turned by 180 degrees.
+
+    Args:
+        flakes: brightness of the flakes in [0, 1]. whiteness: share of the whitened picture, in [0, 1].
+
+    >>> add_snow(torch.zeros(3, 1, 1), torch.zeros(1, 1, 1), whiteness=0.2)[0, 0, 0]
+    tensor(0.1000)
+    """
+    grey = (clear * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)  # BT.601
+    white = torch.lerp(clear, torch.maximum(clear, 1.5 * grey + 0.5), whiteness)
+    return (white + flakes + flakes.flip(-1, -2)).clamp(0, 1)
+
+
+def snow_flakes(
+    height: int,
+    width: int,
+    *,
+    mean: float,
+    size: float,
+    threshold: float,
+    length: float,
+    angle: float,
+    generator: Generator,
+) -> Float[Tensor, "1 h w"]:
+    """Brightness of falling flakes, in [0, 1]: the strongest of blown-up noise, blurred along their fall.
+
+    Args:
+        mean: of the noise, whose deviation is 0.3; more makes more flakes. size: of a flake in pixels, 1 or more.
+        threshold: noise below it is no flake. length, angle: of the fall during the exposure, see `motion_blur`.
+    """
+    small = math.ceil(height / size), math.ceil(width / size)
+    noise = mean + 0.3 * torch.randn(1, 1, *small, generator=generator)
+    layer = F.interpolate(noise, (height, width), mode="bilinear", align_corners=False).clamp(0, 1)
+    kernel = line_kernel(length, angle, 0.5)
+    layer = F.pad(layer.where(layer >= threshold, 0.0), (kernel.shape[-1] // 2,) * 4)
+    return _convolve(layer[0], kernel).clamp(0, 1)
 
 
 def shake_kernel(extent: float, generator: Generator) -> Float[Tensor, "k k"]:
@@ -391,6 +486,75 @@ def _random_path(draw: _Draw, extent: float) -> Float[Tensor, "k k"]:
     if draw.chance(0.3):
         return line_kernel(extent, draw.uniform(-90, 90), 0.5)
     return shake_kernel(extent, draw.generator)
+
+
+def random_snow(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Lowered contrast, then falling snow, light to heavy, in any direction near the vertical (ImageNet-C's two)."""
+    draw = _Draw(generator)
+    flakes = snow_flakes(
+        *clear.shape[-2:],
+        mean=draw.uniform(0.1, 0.5),
+        size=draw.uniform(1, 4),
+        threshold=draw.uniform(0.5, 0.8),
+        length=draw.uniform(4, 16),
+        angle=draw.uniform(-45, 45),
+        generator=generator,
+    )
+    dull = lower_contrast(clear, factor=draw.uniform(0.1, 0.7))
+    return quantise(add_snow(dull, flakes, whiteness=draw.uniform(0.1, 0.45))), clear
+
+
+def random_two_rounds(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Blur, resizing, noise and JPEG, twice, then rings: pictures that were passed on (Real-ESRGAN, ICCVW 2021).
+
+    The order is the paper's, the ranges are near its own. The size of the picture stays.
+    """
+    draw = _Draw(generator)
+    height, width = clear.shape[-2:]
+    degraded = _one_round(clear, draw, (height, width), blurred=1.0, sigma=3.0, shrink=0.15, noise=30)
+    degraded = _one_round(degraded, draw, (height, width), blurred=0.8, sigma=1.5, shrink=0.3, noise=25)
+    degraded = _resized(degraded, (height, width), draw)
+    if draw.chance(0.8):
+        degraded = blur_by(degraded, sinc_kernel(draw.uniform(math.pi / 3, math.pi)))
+    return quantise(degraded), clear
+
+
+def _one_round(
+    picture: Tensor,
+    draw: _Draw,
+    whole: tuple[int, int],
+    *,
+    blurred: float,
+    sigma: float,
+    shrink: float,
+    noise: float,
+) -> Tensor:
+    if draw.chance(blurred):
+        kernel = gaussian_kernel(
+            draw.uniform(0.2, sigma), across=draw.uniform(0.2, sigma), angle=draw.uniform(-90, 90)
+        )
+        picture = blur_by(picture, kernel)
+    factor = draw.one_of(1.0, *[draw.uniform(shrink, 1)] * 7, *[draw.uniform(1, 1.5)] * 2)
+    height, width = (max(8, round(side * factor)) for side in whole)
+    picture = _resized(picture, (height, width), draw)
+    if draw.chance(0.5):
+        picture = add_noise(picture, sigma=draw.uniform(1, noise), generator=draw.generator)
+    else:
+        picture = add_photon_noise(picture, photons=draw.log_uniform(30, 10_000), generator=draw.generator)
+    return compress(picture, quality=int(draw.uniform(30, 95)), subsampling=True)
+
+
+def _resized(picture: Tensor, size: tuple[int, int], draw: _Draw) -> Tensor:
+    mode = ("area", "bilinear", "bicubic")[int(draw.uniform(0, 3))]
+    return F.interpolate(picture[None], size, mode=mode)[0].clamp(0, 1)
+
+
+def random_mixed(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Of every kind, to learn what ails a picture: four times in ten `random_snow`, else `random_two_rounds`.
+
+    What ConStyle v2 trains its encoder on (arXiv 2406.18242).
+    """
+    return (random_snow if _Draw(generator).chance(0.4) else random_two_rounds)(clear, generator)
 
 
 def untouched(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -595,6 +759,9 @@ DEGRADATIONS: dict[str, Degradation] = {
     "rain": random_rain,
     "roadscene_rain": random_roadscene_rain,
     "blur": random_blur,
+    "snow": random_snow,
+    "two_rounds": random_two_rounds,
+    "mixed": random_mixed,
     "shake": random_shake,
     "haze": random_haze,
     "patchy_haze": random_patchy_haze,

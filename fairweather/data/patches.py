@@ -3,8 +3,8 @@
 Each comes with the disparity of its clear picture for systems that learn depth: an RGB-D set's own, otherwise what
 a teacher gives.
 
-A patch is a pure function of (seed, index): nothing is remembered from one to the next, so a run that is resumed at
-any step sees exactly the patches that it would have seen.
+A patch is a pure function of (seed, index) and its size: nothing is remembered from one to the next, so a run that is
+resumed at any step sees exactly the patches that it would have seen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch.utils.data import Dataset, Sampler
 
 from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, random_depth_haze
 from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
+from fairweather.data.make import mapped_pixels
 from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped, matched
-from fairweather.data.transforms import Augment, augment, random_crop, reduce, reduce_known
+from fairweather.data.transforms import Augment, augment, random_crop, reduce, reduce_known, vary_tones
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.images import read_picture
 
@@ -58,6 +59,10 @@ class Pairs:
     weight: float = 1.0
     """Share of the patches, relative to the other sources."""
     augment: Augment = "dihedral"
+    tones: float = 0.0
+    """How far gamma and colours of a patch are varied, see `vary_tones`; of both pictures alike."""
+    ailment: str = ""
+    """What ails the degraded pictures, a finding of the judge; nothing else reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ class Clear:
     drop: tuple[tuple[int, int], ...] = ()
     weight: float = 1.0
     augment: Augment = "dihedral"
+    tones: float = 0.0
+    """How far gamma and colours of a patch are varied before it is degraded, see `vary_tones`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,11 @@ class Scenes:
     drop: tuple[tuple[int, int], ...] = ()
     weight: float = 1.0
     augment: Augment = "dihedral"
+    tones: float = 0.0
+    """How far gamma and colours of a patch are varied before it is hazed, see `vary_tones`."""
+    strange: float = 0.0
+    """Share of the patches that are hazed by the depth of another scene. A network that sees few scenes knows them by
+    heart, and their depth with them, instead of looking at the haze."""
 
 
 Source = Pairs | Clear | Scenes
@@ -146,7 +158,8 @@ def _unpacked(values: Tensor) -> Tensor:
 
 @lru_cache(KEPT)
 def _pixels(path: Path) -> Tensor:
-    return _packed(read_picture(path).pixels, torch.uint8)
+    mapped = mapped_pixels(path)
+    return _packed(read_picture(path).pixels, torch.uint8) if mapped is None else mapped
 
 
 @lru_cache(KEPT)
@@ -204,6 +217,10 @@ def _sample(source: Source, layers: Sequence[Tensor], generator: Generator) -> S
     return Sample(degraded, target, disparity)
 
 
+Number = int | tuple[int, int]
+"""Which patch: its number, or (number, size) for another size than the usual."""
+
+
 class Patches(Dataset[Sample]):
     """An endless set of training patches; item i is a function of (seed, i) alone.
 
@@ -249,25 +266,54 @@ class Patches(Dataset[Sample]):
             for source, items, share in zip(self.sources, self.items, shares, strict=True)
         ]
 
-    def __getitem__(self, index: int) -> Sample:
-        generator = Generator().manual_seed((self.seed << 32) + index)
-        which = int(torch.multinomial(self.weights, 1, generator=generator))
-        source, items = self.sources[which], self.items[which]
-        layers = _layers(items[int(torch.randint(len(items), (), generator=generator))], self.teacher)
-        side = self._side(min(layers[0].shape[-2:]), generator)
-        window = [_unpacked(x) for x in random_crop(layers, side, generator)]
-        if side > self.size:
-            *others, disparity = window
-            window = [*(reduce(x, self.size) for x in others), reduce_known(disparity, self.size)]
-        return _sample(source, augment(window, source.augment, generator), generator)
+    def __getitem__(self, index: Number) -> Sample:
+        size, generator = self._begin(index)
+        source, item = self._item(generator)
+        window = self._drawn(source, item, size, generator)
+        return _sample(source, window, generator)
 
-    def _side(self, shorter: int, generator: Generator) -> int:
+    def _begin(self, index: Number) -> tuple[int, Generator]:
+        """The size of a patch, and what all else is drawn from."""
+        number, size = index if isinstance(index, tuple) else (index, self.size)
+        return size, Generator().manual_seed((self.seed << 32) + number)
+
+    def _item(self, generator: Generator) -> tuple[Source, Item]:
+        which = int(torch.multinomial(self.weights, 1, generator=generator))
+        items = self.items[which]
+        return self.sources[which], items[int(torch.randint(len(items), (), generator=generator))]
+
+    def _drawn(self, source: Source, item: Item, size: int, generator: Generator) -> list[Tensor]:
+        """A window of an item, with what the source varies in it."""
+        window = self._window(source, _layers(item, self.teacher), size, generator)
+        if (
+            isinstance(source, Scenes)
+            and source.strange
+            and torch.rand((), generator=generator) < source.strange
+        ):
+            items = self.items[self.sources.index(source)]
+            other = items[int(torch.randint(len(items), (), generator=generator))]
+            window[1] = self._window(source, _layers(other, self.teacher), size, generator)[1]
+        if source.tones:
+            pictures = 2 if isinstance(source, Pairs) else 1
+            window[:pictures] = vary_tones(window[:pictures], source.tones, generator)
+        return window
+
+    def _window(self, source: Source, layers: list[Tensor], size: int, generator: Generator) -> list[Tensor]:
+        """The layers of a random window in [0, 1], at the size of a patch."""
+        side = self._side(min(layers[0].shape[-2:]), size, generator)
+        window = [_unpacked(x) for x in random_crop(layers, side, generator)]
+        if side > size:
+            *others, disparity = window
+            window = [*(reduce(x, size) for x in others), reduce_known(disparity, size)]
+        return augment(window, source.augment, generator)
+
+    def _side(self, shorter: int, size: int, generator: Generator) -> int:
         """Side of the window that becomes a patch; that of the patch in a picture that is hardly larger."""
         low, high = self.zoom
         if low == high == 1:  # draws nothing, so that recipes from before zoom see the patches that they saw
-            return self.size
+            return size
         zoom: float = low * (high / low) ** float(torch.rand((), generator=generator))
-        return max(self.size, min(round(self.size / zoom), shorter))
+        return max(size, min(round(size / zoom), shorter))
 
 
 def _kind(source: Source) -> str:
@@ -282,21 +328,101 @@ def _name(item: Item) -> str:
     return item.name if isinstance(item, Path) else item.picture.name
 
 
-class Steps(Sampler[list[int]]):
+class View(NamedTuple):
+    """Two windows of one picture, which show different parts of it."""
+
+    degraded: Tensor
+    """(3, s, s), as of `Sample`."""
+    clear: Tensor
+    """(3, s, s) in [0, 1]; another window."""
+    label: int
+    """The number of the picture's class; -1 where there are no classes."""
+
+
+class Views(Dataset[View]):
+    """Patches whose degraded and clear pictures are cropped independently, to learn what ails a picture.
+
+    Args:
+        patches: draw the picture, and each of its windows. classes: how many folders of classes the sources hold,
+            each picture lying in one (ImageNet's layout); 0 for pictures without classes.
+
+    Raises:
+        DataError: if the sources hold another number of such folders.
+    """
+
+    def __init__(self, patches: Patches, *, classes: int = 0) -> None:
+        self.patches = patches
+        names = {_class(item) for items in patches.items for item in items} if classes else set()
+        if len(names) != classes:
+            raise DataError(
+                f"the sources hold pictures in {len(names)} folders, expected one for each of {classes} classes"
+            )
+        self.numbers = {name: number for number, name in enumerate(sorted(names))}
+
+    def __getitem__(self, index: Number) -> View:
+        patches = self.patches
+        size, generator = patches._begin(index)
+        source, item = patches._item(generator)
+        first, second = (patches._drawn(source, item, size, generator) for _ in range(2))
+        clear = second[1 if isinstance(source, Pairs) else 0]
+        return View(_sample(source, first, generator).degraded, clear, self.numbers.get(_class(item), -1))
+
+
+def _class(item: Item) -> str:
+    """The name of the folder that a picture lies in."""
+    picture = item.target if isinstance(item, Pair) else item.picture if isinstance(item, Scene) else item
+    return picture.parent.name
+
+
+class Stage(NamedTuple):
+    """Patches of one size, in batches of one size, up to a step (progressive learning, as Restormer's)."""
+
+    until: int
+    """The step that the next stage begins with."""
+    patch: int
+    """Side of a patch in pixels."""
+    batch: int
+    """Patches a step, in each process."""
+
+
+class Steps(Sampler[list[Number]]):
     """The patch numbers of each step's batch, from a given step on, for one of several processes.
 
     It has no length on purpose: the trainer counts steps, not epochs.
+
+    Args:
+        batch: patches a step, after all stages.
+        stages: patches of other sizes before that; their numbers come as (number, size).
+
+    >>> steps = iter(Steps(batch=2, stages=[Stage(1, 32, 3)]))
+    >>> next(steps), next(steps)
+    ([(0, 32), (1, 32), (2, 32)], [3, 4])
     """
 
-    def __init__(self, *, batch: int, start: int = 0, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, *, batch: int, start: int = 0, rank: int = 0, processes: int = 1, stages: Sequence[Stage] = ()
+    ) -> None:
         self.batch, self.start, self.rank, self.processes = batch, start, rank, processes
+        self.stages = tuple(stages)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Number]]:
         step = self.start
         while True:
-            first = (step * self.processes + self.rank) * self.batch
-            yield list(range(first, first + self.batch))
+            yield self._numbers(step)
             step += 1
+
+    def _numbers(self, step: int) -> list[Number]:
+        before = since = 0  # patches before the stage, and its first step
+        for stage in self.stages:
+            if step < stage.until:
+                return [(number, stage.patch) for number in self._range(before, step - since, stage.batch)]
+            before += (stage.until - since) * stage.batch * self.processes
+            since = stage.until
+        return [*self._range(before, step - since, self.batch)]
+
+    def _range(self, before: int, step: int, batch: int) -> range:
+        first = before + (step * self.processes + self.rank) * batch
+        return range(first, first + batch)
 
 
 class Pictures(Dataset[Sample]):

@@ -14,6 +14,24 @@ Augment = Literal["none", "mirror", "half_turn", "dihedral"]
 quarter turns."""
 
 
+def vary_tones(
+    pictures: list[Float[Tensor, "3 h w"]], amount: float, generator: Generator
+) -> list[Float[Tensor, "3 h w"]]:
+    """Every picture with the same random gamma, brightness and colour balance, as of another camera or light.
+
+    Args:
+        amount: gamma is log-uniform within exp(-amount / 3) and exp(amount), since photographs have deep shadows, and
+            the gain of each channel within a third of that; values above 1 are clipped.
+
+    >>> vary_tones([torch.zeros(3, 1, 1), torch.ones(3, 1, 1)], 0.0, Generator())[1].flatten()
+    tensor([1., 1., 1.])
+    """
+    drawn = torch.rand(4, generator=generator)
+    gamma = torch.exp(amount * (drawn[0] * 4 - 1) / 3)
+    gain = torch.exp(amount / 3 * (drawn[1:] * 2 - 1)).view(3, 1, 1)
+    return [(gain * picture.clamp_min(0) ** gamma).clamp(0, 1) for picture in pictures]
+
+
 def random_crop(
     pictures: list[Shaped[Tensor, "_ h w"]], size: int, generator: Generator
 ) -> list[Shaped[Tensor, "_ s1 s2"]]:

@@ -1,16 +1,12 @@
 """ConStyle: a contrastive encoder that tells a restoration network what ails the picture.
 
-IRConStyle, Fan, Zhao and Chang, arXiv 2402.15784. This file holds the encoder (`ConStyle`), its training-time
-form with momentum copy and queue (`ConStyleTrainer`), what a conditioned network has (`ConStyleRestorer`), and
-the U-Net that any block type plugs into (`ConStyleUNet`, the paper's "general restoration network"). Backbones are
-one file each and build on it.
-
-Where we differ: nowhere in numbers; `normalize=True` offers unit-length vectors, which the release does not use.
+IRConStyle, Fan, Zhao and Chang, arXiv 2402.15784. This file holds the encoder (`ConStyle`), what a conditioned network
+has (`ConStyleRestorer`), and the U-Net that any block type plugs into (`ConStyleUNet`, the paper's "general restoration
+network"). Backbones are one file each and build on it. What trains the encoder is in `training/irconstyle.py`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,77 +72,6 @@ class ConStyle(nn.Module):
         v1: Tensor = self.mlp1(pooled)
         v2: Tensor = self.mlp2(v1)
         return Style(v1, v2, (f1, f2, f3))
-
-
-class Contrast(NamedTuple):
-    """One training call: what the losses of `losses/constyle.py` need."""
-
-    query: Style
-    key: Float[Tensor, "b 128"]
-    """k2, the clean picture's vector by the momentum encoder; no gradient."""
-    negatives: tuple[Float[Tensor, "b 128"], Float[Tensor, "b 128"]]
-    """n0 (the queue's columns overwritten next) and n1 (those just overwritten); no gradient."""
-    logits: Float[Tensor, "b n"]
-    """(positive, negatives) / temperature; the right answer is always column 0."""
-
-
-class ConStyleTrainer(nn.Module):
-    """Query encoder, its momentum copy and the queue of earlier queries (section 3 of the paper, after MoCo).
-
-    Args:
-        queue_size: K, a multiple of every batch size used.
-        momentum: m; each call moves the key encoder's parameters to m * key + (1 - m) * query.
-        temperature: T of the logits.
-        normalize: give query, key and queue vectors unit length before their products (the release does not).
-    """
-
-    queue: Tensor
-    queue_ptr: Tensor
-
-    def __init__(
-        self,
-        *,
-        queue_size: int = 65_760,
-        momentum: float = 0.999,
-        temperature: float = 0.07,
-        normalize: bool = False,
-    ) -> None:
-        super().__init__()
-        self.momentum, self.temperature, self.normalize = momentum, temperature, normalize
-        self.encoder_q = ConStyle()
-        self.encoder_k = copy.deepcopy(self.encoder_q).requires_grad_(False)
-        self.register_buffer("queue", torch.randn(128, queue_size))
-        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.int64))
-
-    def forward(self, degraded: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Contrast:
-        """Raises ValueError when the batch does not divide the queue."""
-        batch, size = len(degraded), self.queue.shape[1]
-        if size % batch:
-            raise ValueError(f"a batch of {batch} does not divide the queue of {size}; choose one that does")
-        query: Style = self.encoder_q(degraded)
-        with torch.no_grad():
-            for k, q in zip(self.encoder_k.parameters(), self.encoder_q.parameters(), strict=True):
-                k.mul_(self.momentum).add_(q, alpha=1 - self.momentum)
-            key: Tensor = self.encoder_k(clean).vector
-        v, k2, columns = query.vector, key, self.queue.clone()  # the product's gradient reads the old queue
-        if self.normalize:
-            v, k2, columns = F.normalize(v, dim=1), F.normalize(k2, dim=1), F.normalize(columns, dim=0)
-        positive = (v * k2).sum(dim=1, keepdim=True)  # b 1
-        logits = torch.cat([positive, v @ columns], dim=1) / self.temperature  # b 1+K
-        overwritten, following = self._push(query.vector.detach())
-        return Contrast(query, key, (following, overwritten), logits)
-
-    @torch.no_grad()
-    def _push(self, vectors: Float[Tensor, "b 128"]) -> tuple[Tensor, Tensor]:
-        """Put the query vectors (not the keys: the negatives are degraded pictures) into the queue."""
-        batch, size = len(vectors), self.queue.shape[1]
-        here = int(self.queue_ptr)
-        after = (here + batch) % size
-        overwritten = self.queue[:, here : here + batch].T.clone()
-        following = self.queue[:, after : after + batch].T.clone()
-        self.queue[:, here : here + batch] = vectors.T
-        self.queue_ptr[0] = after
-        return overwritten, following
 
 
 class Down(nn.Module):

@@ -502,6 +502,9 @@ class Dehazed(NamedTuple):
     features: Features
     haze: Haze | None = None
     """What was taken away, at the picture's size; None with reconstruction="residual"."""
+    departure: Tensor | None = None
+    """(b,) how far that is from the dark channel prior's guess: mean square of the differences of log transmission and
+    airlight."""
 
 
 class DehazingNetwork(nn.Module):
@@ -634,12 +637,15 @@ class DehazingNetwork(nn.Module):
         y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
         r: Tensor = self.patch_unembed(y).to(x0.dtype)
         haze: Haze | None = None
+        departure: Tensor | None = None
         if guess is None:
             out = (F.pixel_shuffle(r, p) + x0)[..., :height, :width]
         else:
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
-                haze = _corrected(guess, r.float()).resized(size).cropped(height, width)
+                corrected = _corrected(guess, r.float())
+                departure = _departure(guess, corrected)
+                haze = corrected.resized(size).cropped(height, width)
                 out = 2 * haze.removed((hazy.float() + 1) / 2).to(x0.dtype) - 1
         if depth is not None and p > 1:
             depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
@@ -649,6 +655,7 @@ class DehazingNetwork(nn.Module):
             inner_depth=None if depth is None else depth[..., :height, :width],
             features=Features(d1, d2, d3),
             haze=haze,
+            departure=departure,
         )
 
 
@@ -663,6 +670,12 @@ def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"]) -> Haze:
         math.log(LEAST_TRANSMISSION), 1
     )
     return Haze(log_transmission, guess.airlight + airlight)
+
+
+def _departure(guess: Haze, corrected: Haze) -> Float[Tensor, " b"]:
+    transmission = corrected.log_transmission - guess.log_transmission[:, 1:2]
+    airlight = corrected.airlight - guess.airlight
+    return transmission.square().mean(dim=(1, 2, 3)) + airlight.square().mean(dim=(1, 2, 3))
 
 
 def _cat(first: Tensor | None, second: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:

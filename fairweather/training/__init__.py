@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fairweather.training import dcmpnet, restoration
+from fairweather.training import dcmpnet, irconstyle, judge, restoration
 from fairweather.training.config import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
@@ -14,5 +14,11 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_small": restoration.denoise_small,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
+    "judge_small": judge.judge_small,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
+    "constyle_derain": irconstyle.constyle_derain,
+    "constyle_denoise": irconstyle.constyle_denoise,
+    "constyle_deblur": irconstyle.constyle_deblur,
+    "constyle_official": irconstyle.constyle_official,
+    "constyle_pretrain": irconstyle.constyle_pretrain,
 }

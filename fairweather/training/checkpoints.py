@@ -12,8 +12,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 log = logging.getLogger(__name__)
 
-MONITOR = "val/psnr"
-
 
 class Checkpoints(Callback):
     """Keeps `last.ckpt`, to go on from, and `best.ckpt`, to publish.
@@ -24,10 +22,14 @@ class Checkpoints(Callback):
     Args:
         folder: where the two files lie.
         every: steps between checkpoints. validate_every: steps between validations. steps: of the whole run.
+        monitor: the score that decides which is best; more is better.
     """
 
-    def __init__(self, folder: Path, *, every: int, validate_every: int, steps: int) -> None:
+    def __init__(
+        self, folder: Path, *, every: int, validate_every: int, steps: int, monitor: str = "val/psnr"
+    ) -> None:
         self.folder, self.every, self.validate_every, self.steps = folder, every, validate_every, steps
+        self.monitor = monitor
         self.best: float | None = None
 
     @property
@@ -47,7 +49,7 @@ class Checkpoints(Callback):
             self._save(trainer, self.last_file)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        score = float(trainer.callback_metrics[MONITOR])
+        score = float(trainer.callback_metrics[self.monitor])
         if self.best is None or score > self.best:
             self.best = score
             self._save(trainer, self.best_file)

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from fairweather.data.patches import STRICT, Clear, Pairs, Scenes
+from fairweather.data.patches import STRICT, Clear, Pairs, Scenes, Stage
 from fairweather.errors import UsageError, unknown_name
+from fairweather.losses.constyle import Gram
 
 
 def _tag(source: Any) -> str:
@@ -36,6 +37,9 @@ class TwoTasks:
     """Of the paper's scheme: by the difference as published, by its size (ours), or no difference perception."""
     consistency: float = 0.0
     """Of the paper's scheme: factor of mean |P - T| in the dehazing network's loss; 0.1 in the released script."""
+    departure: float = 0.0
+    """Weight of how far the haze is from the dark channel prior's guess, in pictures whose depth is known (ours, for
+    reconstruction="scattering"): few scenes teach little, and where they are in doubt the guess should stand."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0
@@ -71,6 +75,67 @@ class TwoTasks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """How a network's ConStyle encoder learns (arXiv 2402.15784; see losses/constyle.py and training/irconstyle.py)."""
+
+    __pydantic_config__ = STRICT
+    info_nce: float = 1.0
+    """Factor of the cross entropy that picks the clean picture's vector among those in the queue."""
+    content: float = 1.0
+    """Factor of the distance to the clean picture's vector."""
+    style: float = 1.0
+    """Factor of the likeness to earlier degraded pictures."""
+    queue_size: int = 65_760
+    """Earlier degraded pictures that are kept as negatives; a multiple of the patches of a step, of all processes."""
+    momentum: float = 0.999
+    """How much of itself the encoder of the clean pictures keeps at each step."""
+    temperature: float = 0.07
+    """Divides the products of vectors."""
+    normalize: bool = True
+    """Give the vectors unit length before their products; the release does not."""
+    gram: Gram = "batch"
+    """Of the style loss: over the batch, as released (unbounded below), or over channels (within 0 and 2; ours)."""
+    fill_queue_first: bool = True
+    """Leave the three losses out until the queue holds pictures alone; the release starts among random vectors."""
+    freeze_after: int | None = None
+    """Steps after which the encoder is held and the pixel loss trains the rest; null never, 0 from the start."""
+    official: bool = False
+    """The release's order of things: the average is taken before the step, its decay does not grow, and a held encoder
+    still moves its statistics, keys and queue."""
+
+    def __post_init__(self) -> None:
+        for name in ("info_nce", "content", "style", "freeze_after"):
+            if (getattr(self, name) or 0) < 0:
+                raise UsageError(f"contrast.{name}={getattr(self, name)} must be 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"contrast.momentum={self.momentum} must be at least 0 and less than 1")
+        if self.temperature <= 0 or self.queue_size < 1:
+            raise UsageError("contrast.temperature and contrast.queue_size must be more than 0")
+
+
+OFFICIAL_CONTRAST = Contrast(normalize=False, fill_queue_first=False, official=True)
+"""What the release does; `freeze_after` differs by task, see `OFFICIAL_FREEZE_AFTER` in training/irconstyle.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """ConStyle v2's training of the encoder alone, before any restorer (arXiv 2406.18242)."""
+
+    __pydantic_config__ = STRICT
+    classes: int = 0
+    """Folders of classes that the sources hold (ImageNet: 1000), each picture in one; 0 leaves cross entropy out."""
+    class_steps: int = 50_000
+    """Steps with the cross entropy of classes."""
+    divergence: float = 1.0
+    """Factor of the divergence of the two encoders' class distributions."""
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "class_steps", "divergence"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"pretrain.{name}={getattr(self, name)} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One complete run. `fairweather train RECIPE --set steps=1000 --set batch=4` changes any field."""
 
@@ -78,11 +143,11 @@ class TrainConfig:
     recipe: str
     """The name it was asked for by."""
     model: str
-    """A name of `fairweather models list`."""
+    """A name of `fairweather models list`; "constyle" is the encoder alone, for pretrain."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the network."""
     task: str
-    """What it learns: derain, denoise, deblur, dehaze."""
+    """What it learns: derain, denoise, deblur, dehaze; encode, of an encoder."""
     sources: tuple[TaggedSource, ...]
     """Where training patches come from."""
     validation: tuple[TaggedSource, ...]
@@ -94,8 +159,19 @@ class TrainConfig:
 
     two_tasks: TwoTasks | None = None
     """For DCMPNet: train the depth network beside the dehazing network."""
+    contrast: Contrast | None = None
+    """For a network with ConStyle: train its encoder by contrast; null trains it by the pixel loss alone."""
+    pretrain: Pretrain | None = None
+    """For model=constyle: train the encoder without a restorer."""
+    recalibrate_bn: int = 0
+    """Batches to compute the statistics of ConStyle's batch norms from before the first step: published averages
+    hold none."""
     loss: Literal["l1", "psnr"] = "l1"
     """Of the restored picture against the target; see losses/pixel.py."""
+    psnr_ceiling: float = 60.0
+    """dB at which loss=psnr with two_tasks levels out: where clear pictures are left alone, little more is asked."""
+    fft: float = 0.0
+    """Factor of the difference of the two spectra, added to the loss; 0.1 in SymUNet."""
     steps: int
     """Optimiser steps of the whole run."""
     decay_steps: int | None = None
@@ -104,6 +180,8 @@ class TrainConfig:
     """Patches a step, in each process."""
     patch: int = 96
     """Side of a patch in pixels."""
+    progressive: tuple[Stage, ...] = ()
+    """Other sizes to begin with, as (until step, patch, batch), such as [[1000, 64, 16], [2000, 80, 12]]."""
     zoom: tuple[float, float] = (1.0, 1.0)
     """Factors (smallest, largest) that windows are reduced by to become patches, so that they show more."""
     learning_rate: float = 1e-3
@@ -112,6 +190,8 @@ class TrainConfig:
     """At the last step, reached by a cosine."""
     warmup: int = 200
     """Steps of linear warm-up."""
+    hold: int = 0
+    """Steps at the full learning rate before it falls."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Of AdamW."""
     weight_decay: float = 1e-4
@@ -145,7 +225,16 @@ class TrainConfig:
         for name in ("batch", "patch", "validate_every", "checkpoint_every", "threads", "devices"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} must be 1 or more")
-        for name in ("warmup", "workers", "weight_decay", "clip_norm", "final_learning_rate"):
+        for name in (
+            "warmup",
+            "hold",
+            "workers",
+            "weight_decay",
+            "clip_norm",
+            "final_learning_rate",
+            "fft",
+            "recalibrate_bn",
+        ):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}={getattr(self, name)} must be 0 or more")
         if self.learning_rate <= 0:
@@ -164,6 +253,54 @@ class TrainConfig:
                 "has any: add an RGB-D set, set two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone "
                 "and two_tasks.inner_depth=0"
             )
+        ends = [stage.until for stage in self.progressive]
+        if any(min(stage) < 1 for stage in self.progressive) or ends != sorted(set(ends)):
+            raise UsageError(
+                f"progressive={[[*stage] for stage in self.progressive]} must be (until step, patch, batch) of 1 or "
+                "more, each until later than the one before"
+            )
+        if self.contrast:
+            self._check_contrast(self.contrast)
+        if (self.pretrain is None) != (self.model != "constyle"):
+            raise UsageError(
+                "model=constyle, the encoder alone, and pretrain go together; set both or neither"
+            )
+        if self.pretrain and (self.init or self.recalibrate_bn):
+            raise UsageError("pretrain starts from random weights: leave init and recalibrate_bn out")
+        if self.pretrain and (not self.contrast or self.contrast.freeze_after is not None):
+            raise UsageError(
+                "pretrain needs contrast, and contrast.freeze_after=null: nothing else would learn"
+            )
+
+    def _check_contrast(self, contrast: Contrast) -> None:
+        if self.two_tasks:
+            raise UsageError(
+                "two_tasks is for DCMPNet and contrast for networks with ConStyle; set one to null"
+            )
+        for batch in (self.batch, *(stage.batch for stage in self.progressive)):
+            if batch < 2 and contrast.freeze_after != 0:
+                raise UsageError(f"batch={batch} must be 2 or more: the encoder learns with batch norm")
+            together = batch * self.devices
+            if contrast.queue_size % together:
+                raise UsageError(
+                    f"contrast.queue_size={contrast.queue_size} is not a multiple of the {together} patches of a step "
+                    f"(batch={batch} on {self.devices} processes); take another batch, or a queue of "
+                    f"{-(-contrast.queue_size // together) * together}"
+                )
+        end = self.steps if contrast.freeze_after is None else min(self.steps, contrast.freeze_after)
+        if contrast.fill_queue_first and 0 < self._patches(end) < contrast.queue_size:
+            raise UsageError(
+                f"contrast.queue_size={contrast.queue_size} would not be full after the {end} steps that the encoder "
+                "learns, so contrast would never begin; take a smaller queue or contrast.fill_queue_first=false"
+            )
+
+    def _patches(self, steps: int) -> int:
+        """How many patches all processes together see in so many steps."""
+        seen = since = 0
+        for stage in (*self.progressive, Stage(steps, self.patch, self.batch)):
+            until = min(stage.until, steps)
+            seen, since = seen + (until - since) * stage.batch * self.devices, until
+        return seen
 
 
 _ADAPTER = TypeAdapter(TrainConfig)

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fairweather.data.patches import Clear, Pairs
 from fairweather.errors import FairweatherError
-from fairweather.losses.pixel import PIXEL_LOSSES
+from fairweather.losses.pixel import pixel_loss
 from fairweather.metrics import luma_bt601, psnr
 from fairweather.models import model_info, restored
 from fairweather.models.layers import pad_to_multiple
@@ -27,19 +27,22 @@ from fairweather.training.config import TrainConfig
 from fairweather.training.schedules import warmup_cosine
 
 
-def restoration_loss(net: nn.Module, degraded: Tensor, target: Tensor, loss: str = "l1") -> Tensor:
+def restoration_loss(
+    net: nn.Module, degraded: Tensor, target: Tensor, loss: str = "l1", fft: float = 0.0
+) -> Tensor:
     """One forward pass and its loss, computed in float32 whatever the network's precision."""
-    return PIXEL_LOSSES[loss](restored(net, degraded).float(), target)
+    return pixel_loss(restored(net, degraded).float(), target, loss=loss, fft=fft)
 
 
-def ema(net: nn.Module, decay: float) -> AveragedModel:
+def ema(net: nn.Module, decay: float, *, grow: bool = True) -> AveragedModel:
     """Exponential moving average of the weights; buffers are copied (IRConStyle's release forgets them).
 
-    The decay grows from 0.1 to its value over the first steps, so that the start is soon forgotten.
+    Args:
+        grow: let the decay grow from 0.1 to its value over the first steps, so that the start is soon forgotten.
     """
 
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        weight = min(decay, (1 + int(count)) / (10 + int(count)))
+        weight = min(decay, (1 + int(count)) / (10 + int(count))) if grow else decay
         torch._foreach_lerp_(averaged, current, 1 - weight)
 
     return AveragedModel(net, multi_avg_fn=update).requires_grad_(False)
@@ -56,6 +59,7 @@ def optimizer(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
             step,
             steps=config.decay_steps or config.steps,
             warmup=config.warmup,
+            hold=config.hold,
             peak=1.0,
             final=config.final_learning_rate / config.learning_rate,
         ),
@@ -66,6 +70,9 @@ def optimizer(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
 class Restoration(LightningModule):
     """Trains `net`, keeps its average, and validates the average on whole pictures."""
 
+    monitor = "val/psnr"
+    """The score that the best checkpoint is chosen by."""
+
     def __init__(self, net: nn.Module, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
@@ -75,7 +82,7 @@ class Restoration(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         degraded, target = (x.contiguous(memory_format=torch.channels_last) for x in batch[:2])
-        loss = restoration_loss(self.net, degraded, target, self.config.loss)
+        loss = restoration_loss(self.net, degraded, target, self.config.loss, self.config.fft)
         self.note("train/loss", loss)
         return loss
 

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,32 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fairweather.data.depth import Teacher
-from fairweather.data.patches import Patches, Pictures, Steps
+from fairweather.data.findings import JudgedPatches, JudgedPictures
+from fairweather.data.patches import Patches, Pictures, Steps, Views
 from fairweather.data.teachers import teacher
-from fairweather.errors import DataError, UsageError
+from fairweather.errors import DataError, UsageError, WeightsError
 from fairweather.files import written_whole
 from fairweather.models import create_model
 from fairweather.runtime import keep_memory
 from fairweather.training.checkpoints import Checkpoints
 from fairweather.training.config import TrainConfig, from_plain, to_plain
 from fairweather.training.dcmpnet import TwoTaskTraining
+from fairweather.training.irconstyle import (
+    RELEASED_CLASSES,
+    TRAINING_ONLY,
+    ConStyleTraining,
+    Prompter,
+    PrompterTraining,
+    encoder_of,
+    recalibrate_bn,
+)
+from fairweather.training.judge import JudgeTraining
 from fairweather.training.restoration import Restoration
-from fairweather.weights import save_weights, sha256
+from fairweather.weights import read_weights, save_weights, sha256
 
 log = logging.getLogger(__name__)
 
@@ -61,31 +74,26 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     keep_memory()
     torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
-    net = create_model(config.model, weights=config.init, **config.model_args).train()
-    module = TwoTaskTraining(net, config) if config.two_tasks else Restoration(net, config)
-    patches = Patches(
-        config.sources,
-        root=config.data_root,
-        size=config.patch,
-        seed=config.seed,
-        zoom=config.zoom,
-        teacher=_teacher(config),
-    )
-    pictures = DataLoader(Pictures(config.validation, root=config.data_root), batch_size=1)
-    for line in patches.describe():
-        log.info(line)
+    module = system(network(config).train(), config)
+    patches = training_set(config)
+    held_back = JudgedPictures if config.task == "auto" else Pictures
+    pictures = DataLoader(held_back(config.validation, root=config.data_root), batch_size=1)
     checkpoints = Checkpoints(
         run / "checkpoints",
         every=config.checkpoint_every,
         validate_every=config.validate_every,
         steps=config.steps,
+        monitor=module.monitor,
     )
     checkpoint = checkpoints.last_file if resume and checkpoints.last_file.exists() else None
     start = torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint else 0
+    if config.recalibrate_bn and not checkpoint:
+        _recalibrate(module.net, patches, config)
     if not resume and _is_first_process():
         _write_start(config, run)
-    # Of two networks, only one is in the loss that takes a step.
-    together = "ddp_find_unused_parameters_true" if config.two_tasks else "ddp"
+    # Of two networks, only one is in the loss that takes a step; nor is an encoder that is held.
+    held = config.contrast is not None and config.contrast.freeze_after is not None
+    together = "ddp_find_unused_parameters_true" if config.two_tasks or held else "ddp"
     trainer = Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -105,7 +113,13 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    steps = Steps(batch=config.batch, start=start, rank=trainer.global_rank, processes=trainer.world_size)
+    steps = Steps(
+        batch=config.batch,
+        start=start,
+        rank=trainer.global_rank,
+        processes=trainer.world_size,
+        stages=config.progressive,
+    )
     loader = DataLoader(
         patches,
         batch_sampler=steps,
@@ -124,6 +138,76 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     if trainer.is_global_zero:
         publish(config, run)
     return run / WEIGHTS_FILE
+
+
+def network(config: TrainConfig) -> nn.Module:
+    """The network of a configuration; where `init` is an encoder alone, the rest of it stays random.
+
+    Raises:
+        WeightsError: if the weights do not fit. UsageError: for an encoder where there is no ConStyle.
+    """
+    if config.pretrain:
+        return Prompter(config.pretrain.classes or RELEASED_CLASSES)
+    # Numbers that came through JSON are in lists, and constructors take tuples.
+    arguments: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in config.model_args.items()
+    }
+    state, metadata = read_weights(config.init) if config.init else ({}, {})
+    if metadata.get("model") != "constyle":
+        return create_model(config.model, weights=config.init, **arguments)
+    net = create_model(config.model, **arguments)
+    encoder = encoder_of(net)
+    if encoder is None:
+        raise UsageError(
+            f"init={config.init} holds a ConStyle encoder, and model={config.model} has none; take a constyle_ model"
+        )
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError:
+        raise WeightsError(f"{config.init} is no whole ConStyle encoder; train it again") from None
+    log.info(f"the encoder of {config.model} is {config.init}; the rest starts from random weights")
+    return net
+
+
+def system(net: nn.Module, config: TrainConfig) -> Restoration:
+    """What trains a network in the way that its configuration asks for."""
+    if config.pretrain and isinstance(net, Prompter):
+        return PrompterTraining(net, config)
+    if config.task == "auto":
+        return JudgeTraining(net, config)
+    if config.contrast:
+        return ConStyleTraining(net, config)
+    return TwoTaskTraining(net, config) if config.two_tasks else Restoration(net, config)
+
+
+def training_set(config: TrainConfig) -> Dataset[Any]:
+    """The patches that a configuration asks for, as its system takes them; the log says what they are made of."""
+    patches = Patches(
+        config.sources,
+        root=config.data_root,
+        size=config.patch,
+        seed=config.seed,
+        zoom=config.zoom,
+        teacher=_teacher(config),
+    )
+    for line in patches.describe():
+        log.info(line)
+    if config.task == "auto":
+        return JudgedPatches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
+    if config.pretrain is None:
+        return patches
+    if not config.pretrain.classes:
+        log.info("the pictures have no classes, so no cross entropy of them (--set pretrain.classes=N)")
+    return Views(patches, classes=config.pretrain.classes)
+
+
+def _recalibrate(net: nn.Module, patches: Dataset[Any], config: TrainConfig) -> None:
+    encoder = encoder_of(net)
+    if encoder is None:
+        raise UsageError(f"recalibrate_bn is for ConStyle and model={config.model} has none; set it to 0")
+    numbers = Steps(batch=config.batch, stages=config.progressive)
+    batches = islice(numbers, config.recalibrate_bn)
+    recalibrate_bn(encoder, (default_collate([patches[i][0] for i in batch]) for batch in batches))
 
 
 def _teacher(config: TrainConfig) -> Teacher | None:
@@ -175,10 +259,14 @@ def saved_config(run: Path) -> TrainConfig:
 
 
 def publish(config: TrainConfig, run: Path) -> Path:
-    """Write the averaged weights of the best checkpoint as safetensors, with where they come from."""
+    """Write the averaged weights of the best checkpoint as safetensors, with where they come from.
+
+    The network alone: parts of the training, such as ConStyle's queue, are not published.
+    """
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     prefix = "average.module."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    average = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    state = {k: v for k, v in average.items() if not k.startswith(TRAINING_ONLY)}
     metadata = {
         "model": config.model,
         "model_args": json.dumps(config.model_args),

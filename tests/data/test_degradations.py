@@ -12,12 +12,15 @@ from fairweather.data.degradations import (
     DEGRADATIONS,
     add_haze,
     add_noise,
+    add_photon_noise,
     add_rain,
+    add_snow,
     blur_by,
     compress,
     darken,
     decode_srgb,
     encode_srgb,
+    gaussian_kernel,
     line_kernel,
     motion_blur,
     paper_noise,
@@ -28,6 +31,8 @@ from fairweather.data.degradations import (
     random_transmission,
     scatter,
     shake_kernel,
+    sinc_kernel,
+    snow_flakes,
 )
 
 
@@ -197,6 +202,55 @@ def test_haze_by_depth_stays_in_its_ranges_and_rounds_to_8_bit(
         assert betas[0] - 0.1 < beta < betas[1] + 0.2
     linear = random_depth_haze(clear, depth, seeded(0), ranges=ranges, linear=True)[0]
     assert linear[0, 0, 1] > random_depth_haze(clear, depth, seeded(0), ranges=ranges)[0][0, 0, 1]
+
+
+def test_a_bell_has_its_deviations_along_and_across_its_axis() -> None:
+    kernel = gaussian_kernel(3.0, across=1.0, angle=0)  # of the vertical
+    steps = torch.arange(kernel.shape[0]) - kernel.shape[0] // 2
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    for axis, sigma in ((1, 3.0), (0, 1.0)):
+        assert float((kernel.sum(axis) * steps**2).sum()) ** 0.5 == pytest.approx(sigma, rel=0.05)
+    torch.testing.assert_close(gaussian_kernel(3.0, across=1.0, angle=90), kernel.T, atol=1e-5, rtol=0)
+
+
+def test_a_sharp_low_pass_keeps_what_is_slow_rings_and_drops_what_is_fast() -> None:
+    kernel = sinc_kernel(math.pi / 2)
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert kernel.min() < -1e-3
+    x = torch.arange(120.0)
+    slow, fast = (torch.sin(w * x).expand(3, 120, 120) * 0.4 + 0.5 for w in (0.3, 2.8))
+    torch.testing.assert_close(
+        blur_by(slow, kernel)[:, 20:-20, 20:-20], slow[:, 20:-20, 20:-20], atol=0.05, rtol=0
+    )
+    assert blur_by(fast, kernel)[:, 20:-20, 20:-20].std() < 0.1 * fast.std()
+
+
+def test_photon_noise_grows_with_the_root_of_the_light() -> None:
+    clear = torch.stack([torch.full((200, 200), v) for v in (0.0, 0.25, 1.0)])
+    noisy = add_photon_noise(clear, photons=100, generator=seeded())
+    assert noisy[0].abs().max() == 0
+    assert noisy[1].std() == pytest.approx(0.05, rel=0.05)
+    assert noisy[2].std() == pytest.approx(0.1, rel=0.05)
+    torch.testing.assert_close(noisy.mean(dim=(1, 2)), clear.mean(dim=(1, 2)), atol=0.003, rtol=0)
+
+
+def test_snow_only_brightens_and_heavier_snow_more() -> None:
+    clear = torch.rand(3, 60, 70, generator=seeded())
+    light, heavy = (
+        snow_flakes(60, 70, mean=mean, size=2, threshold=0.6, length=8, angle=20, generator=seeded())
+        for mean in (0.1, 0.5)
+    )
+    assert 0 <= light.min() <= light.mean() < heavy.mean() <= heavy.max() <= 1
+    assert (add_snow(clear, heavy, whiteness=0.3) >= clear - 1e-6).all()
+
+
+def test_mixed_pictures_are_of_both_kinds_and_worse_than_the_clear_one() -> None:
+    """Snow lowers the contrast and brightens; the other keeps the mean."""
+    clear = torch.rand(3, 8, 8, generator=seeded()).repeat_interleave(6, 1).repeat_interleave(6, 2)
+    changes = [DEGRADATIONS["mixed"](clear, seeded(s))[0].mean() - clear.mean() for s in range(60)]
+    snowy = sum(bool(change.abs() > 0.05) for change in changes)
+    assert 12 <= snowy <= 36
+    assert all((DEGRADATIONS["mixed"](clear, seeded(s))[0] - clear).abs().mean() > 0.01 for s in range(20))
 
 
 def test_night_is_darker_and_jpeg_is_close() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from torch import Generator, Tensor
 
 from fairweather.data.degradations import DEGRADATIONS
 from fairweather.data.depth import own_depth
-from fairweather.data.patches import Clear, Pairs, Patches, Pictures, Sample, Scenes, Steps
+from fairweather.data.patches import (
+    Clear,
+    Pairs,
+    Patches,
+    Pictures,
+    Sample,
+    Scenes,
+    Stage,
+    Steps,
+    Views,
+)
 from fairweather.data.transforms import augment, extend, random_crop, reduce, reduce_known
 from fairweather.errors import DataError, UsageError
 from fairweather.images import Picture, read_picture, write_picture
@@ -115,6 +126,49 @@ def test_steps_go_on_where_they_stopped_and_ranks_share_without_overlap() -> Non
     assert seen == list(range(24))
 
 
+def test_stages_have_their_sizes_go_on_where_they_stopped_and_use_each_number_once() -> None:
+    stages = [Stage(2, 32, 5), Stage(3, 24, 4)]
+    whole = [list(islice(Steps(batch=2, stages=stages, rank=r, processes=2), 6)) for r in (0, 1)]
+    assert [len(batch) for batch in whole[0]] == [5, 5, 4, 2, 2, 2]
+    sizes = [{n[1] if isinstance(n, tuple) else None for n in batch} for batch in whole[1]]
+    assert sizes == [{32}, {32}, {24}, {None}, {None}, {None}]
+    for start in range(6):
+        resumed = Steps(batch=2, stages=stages, rank=1, processes=2, start=start)
+        assert list(islice(resumed, 6 - start)) == whole[1][start:]
+    steps = [batch for step in zip(*whole, strict=True) for batch in step]
+    assert [n[0] if isinstance(n, tuple) else n for batch in steps for n in batch] == list(range(40))
+
+
+def test_a_patch_of_another_size_shows_the_same_picture(root: Path) -> None:
+    patches = Patches([CLEAR], root=root, size=32, seed=3)
+    assert patches[5, 48].target.shape == (3, 48, 48)
+    assert torch.equal(patches[5, 32].degraded, patches[5].degraded)
+    assert torch.equal(patches[5, 48].degraded, patches[5, 48].degraded)
+
+
+def test_views_show_different_windows_of_one_picture(tmp_path: Path) -> None:
+    """Each picture has its own red; green grows to the right and blue downwards, and tell where the window lies."""
+    for i in range(3):
+        y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 90), indexing="ij")
+        picture = torch.stack([torch.full_like(x, i / 2), x, y])
+        write_picture(Picture(pixels=picture), tmp_path / f"sets/{'ab'[i % 2]}/{i}.png")
+    source = Clear(path=Path("sets"), degradation="none", augment="none")
+    views = Views(Patches([source], root=tmp_path, size=24, seed=0), classes=2)
+    apart = set()
+    for i in range(20):
+        degraded, clear, label = views[i]
+        assert torch.equal(degraded[0], clear[0])
+        assert label == int(clear[0, 0, 0] * 2 + 0.5) % 2
+        apart.add(torch.equal(degraded, clear))
+        assert torch.equal(views[i].clear, clear)
+    assert apart == {False}
+    assert views[0, 16].degraded.shape == (3, 16, 16)
+    unlabelled = Views(Patches([source], root=tmp_path, size=24, seed=0))
+    assert unlabelled[0].label == -1
+    with pytest.raises(DataError, match="pictures in 2 folders, expected one for each of 1000 classes"):
+        Views(Patches([source], root=tmp_path, size=24, seed=0), classes=1000)
+
+
 def test_a_half_turn_keeps_the_direction_of_lines() -> None:
     line = torch.eye(8)[None]
     for seed in range(10):
@@ -181,6 +235,47 @@ def test_scenes_are_hazed_by_the_depth_of_the_whole_picture(rooms: Path, zoom: t
         assert (disparity[0][far & known] - 0.05).abs().lt(1e-4).all()
 
 
+def test_strange_depth_hazes_a_scene_without_regard_to_what_it_shows(rooms: Path) -> None:
+    """In these rooms blue is far: with their own depth, what is near and known is always hazed less."""
+    own, strange = (
+        Patches(
+            [Scenes(path=Path("rooms"), ranges="its", augment="mirror", strange=share)],
+            root=rooms,
+            size=48,
+            seed=4,
+        )
+        for share in (0.0, 1.0)
+    )
+
+    def contradicted(patches: Patches) -> int:
+        count = 0
+        for i in range(40):
+            patch = patches[i]
+            added = (patch.degraded - patch.target)[0]  # red, which no scene has
+            known = patch.target[1] == 0
+            near, far = added[known & (patch.target[2] == 0)], added[known & (patch.target[2] == 1)]
+            count += len(near) > 0 and len(far) > 0 and bool(near.max() > far.min() + 0.01)
+        return count
+
+    assert contradicted(own) == 0
+    assert contradicted(strange) > 0
+
+
+def test_tones_vary_alike_in_both_pictures_of_a_pair_and_not_unasked(root: Path) -> None:
+    plain, varied = (
+        Patches([Pairs(path=Path("pairs"), tones=tones, augment="none")], root=root, size=32, seed=3)
+        for tones in (0.0, 0.5)
+    )
+    before, after = plain[0], varied[0]
+    assert (after.target - before.target).abs().max() > 0.02
+    unclipped = (after.target < 1) & (after.target > 0.05)
+    ratio = (after.degraded / after.target)[unclipped].log() / math.log(
+        0.5
+    )  # half the light, to the power gamma
+    assert ratio.std() < 1e-3
+    assert not 0.99 < ratio.mean() < 1.01
+
+
 def test_disparity_comes_from_the_teacher_turned_like_its_picture(root: Path) -> None:
     patches = Patches([PAIRS, CLEAR], root=root, size=16, seed=0, zoom=(0.8, 1.0), teacher=nearness)
     unknown = 0
@@ -230,7 +325,7 @@ def test_missing_data_and_wrong_names_say_what_to_do(root: Path) -> None:
 
 def test_pairs_that_are_not_whole_or_not_alike_are_not_trained_on(root: Path) -> None:
     (root / "pairs/input/2.png").unlink()
-    with pytest.raises(DataError, match=r"1 pictures of .*pairs have no partner .first: 2\.png"):
+    with pytest.raises(DataError, match=r"1 pictures of .*pairs have no partner .*: target/2\.png"):
         Patches([PAIRS], root=root, size=16, seed=0)
     write_picture(Picture(pixels=torch.zeros(3, 64, 63)), root / "pairs/input/2.png")
     with pytest.raises(DataError, match=r"2\.png .63x64. and .*2\.png .64x64. are a pair of different sizes"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ FOLDERS = {
     "nh_haze/train/hazy": 14,
     "nh_haze/train/clear": 14,
     "rgbd/train/rgb": 2,
+    "train/input": 2,
+    "train/target": 2,
+    "val/input": 2,
+    "val/target": 2,
 }
 """Folders that recipes ask for, with enough pictures for what they hold back."""
 
@@ -51,7 +57,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def server() -> ForkServerContext:
+    """Starts processes from one that has imported everything, which takes seconds, once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fairweather.training.train"])
+    return context
+
+
+@pytest.fixture(scope="session")
 def fitted() -> Callable[[LightningModule, Sequence[Any]], Trainer]:
     """A function that trains a module, a step on each batch."""
 

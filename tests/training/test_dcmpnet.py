@@ -61,7 +61,8 @@ def system(**tasks: Any) -> TwoTaskTraining:
     args = SMALL | {"depth_network": tasks.get("scheme") != "alone"}
     config = configured(model_args=args, **tasks)
     net = create_model(config.model, **config.model_args).train()
-    nn.init.normal_(net.dehazing.patch_unembed.weight, std=0.02)  # as after some steps: at zero nothing else learns
+    # As after some steps: at zero nothing else learns.
+    nn.init.normal_(net.dehazing.patch_unembed.weight, std=0.02)
     return TwoTaskTraining(net, config)
 
 
@@ -121,11 +122,22 @@ def test_psnr_takes_the_place_of_the_plain_term(scheme: str, fitted: Fit) -> Non
     check_gradients(fitted, scheme=scheme, loss="psnr")
 
 
+@pytest.mark.parametrize("scheme", ["paper", "alone"])
+def test_the_difference_of_the_spectra_is_added(scheme: str, fitted: Fit) -> None:
+    check_gradients(fitted, scheme=scheme, fft=0.3)
+
+
 def check_gradients(
-    fitted: Fit, *, scheme: str, loss: str = "l1", inner_depth: float = 0.0, **options: Any
+    fitted: Fit,
+    *,
+    scheme: str,
+    loss: str = "l1",
+    fft: float = 0.0,
+    inner_depth: float = 0.0,
+    **options: Any,
 ) -> None:
     module = system(scheme=scheme, inner_depth=inner_depth, **options)
-    module.config = override(module.config, [f"loss={loss}"])
+    module.config = override(module.config, [f"loss={loss}", f"fft={fft}"])
     start = copy.deepcopy(module.net)
     batch = batches(1)[0]
     fitted(module, [batch])
@@ -136,6 +148,7 @@ def check_gradients(
     if loss == "psnr":
         mse = ((found.clear - clear) / 2).square().mean(dim=(1, 2, 3))
         added = added + 0.1 * torch.log10(mse + 1e-6).mean() - (found.clear - clear).abs().mean()
+    added = added + fft * torch.fft.fft2(found.clear - clear).abs()[..., : clear.shape[-1] // 2 + 1].mean()
     depth: dict[str, Tensor] = {}
     if scheme == "alone":
         (l1_loss(found.clear, clear) + added).backward()
