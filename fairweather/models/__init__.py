@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fairweather import weights as weights_table
 from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.models import dcmpnet, judge, maxim, nafnet, restormer
+from fairweather.models import dcmpnet, judge, kbnet, maxim, nafnet, restormer, uformer
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
@@ -56,7 +56,7 @@ class ModelInfo:
     overlap: int = 32
     """Pixels that tiles share on each side."""
     align: int = 1
-    """Tiles start at multiples of it: the side of the coarsest attention windows, in pixels."""
+    """Tiles start at multiples of it and of `multiple_of`: the side of the coarsest attention windows, in pixels."""
     paper: str = ""
     licence: str = "Apache-2.0"
     """Of our code and our weights; published checkpoints keep their authors' terms."""
@@ -213,6 +213,82 @@ MODELS: dict[str, ModelInfo] = {
         from_published=maxim.published_constyle_maxim,
         align=64,
         paper="arXiv 2402.15784",
+    ),
+    "uformer": ModelInfo(
+        build=uformer.uformer,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=20_751_197,
+        bytes_per_pixel=4350,
+        multiple_of=128,
+        from_published=uformer.published_uformer,
+        overlap=64,
+        align=128,
+        paper="arXiv 2106.03106, as configured in arXiv 2402.15784",
+    ),
+    "uformer_small": ModelInfo(
+        build=uformer.uformer_small,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=1_314_919,
+        bytes_per_pixel=1450,
+        multiple_of=64,
+        overlap=64,
+        align=64,
+        paper="arXiv 2106.03106, our size",
+    ),
+    "constyle_uformer": ModelInfo(
+        build=uformer.constyle_uformer,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=4_142_893,
+        bytes_per_pixel=4550,
+        multiple_of=64,
+        from_published=uformer.published_constyle_uformer,
+        overlap=64,
+        align=64,
+        paper="arXiv 2402.15784",
+    ),
+    "constyle_uformer_small": ModelInfo(
+        build=uformer.constyle_uformer_small,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=1_929_287,
+        bytes_per_pixel=1550,
+        multiple_of=64,
+        overlap=64,
+        align=64,
+        paper="arXiv 2402.15784, our size",
+    ),
+    "kbnet": ModelInfo(
+        build=kbnet.kbnet,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=130_249_283,
+        bytes_per_pixel=4400,
+        multiple_of=16,
+        from_published=kbnet.published_kbnet,
+        paper="arXiv 2303.02881, as configured in arXiv 2402.15784",
+    ),
+    "kbnet_small": ModelInfo(
+        build=kbnet.kbnet_small,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=1_516_371,
+        bytes_per_pixel=500,
+        multiple_of=8,
+        paper="arXiv 2303.02881, our size",
+    ),
+    "constyle_kbnet": ModelInfo(
+        build=kbnet.constyle_kbnet,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=7_094_128,
+        bytes_per_pixel=2600,
+        multiple_of=8,
+        from_published=kbnet.published_constyle_kbnet,
+        paper="arXiv 2402.15784",
+    ),
+    "constyle_kbnet_small": ModelInfo(
+        build=kbnet.constyle_kbnet_small,
+        task=("denoise", "deblur", "derain", "dehaze"),
+        params=1_989_360,
+        bytes_per_pixel=1050,
+        multiple_of=8,
+        paper="arXiv 2402.15784, our size",
     ),
 }
 

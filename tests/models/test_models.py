@@ -20,6 +20,10 @@ SMALL = {
     "constyle_nafnet": {"width": 4, "num_blocks": (1,) * 7},
     "restormer": {"width": 4, "num_blocks": (1,) * 4, "num_refinement_blocks": 1},
     "constyle_restormer": {"width": 4, "num_blocks": (1,) * 7, "num_refinement_blocks": 1},
+    "uformer": {"width": 4, "num_blocks": (1, 1, 2), "num_heads": (1, 2, 2)},
+    "constyle_uformer": {"width": 4, "num_blocks": (1,) * 7, "num_heads": (1, 1, 2, 2, 2, 2, 1)},
+    "kbnet": {"width": 4, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)},
+    "constyle_kbnet": {"width": 4, "num_blocks": (1,) * 7},
 }
 """Constructions that run in a blink, of each network class but DCMPNet and MAXIM, which have files of their own."""
 
