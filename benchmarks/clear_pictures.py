@@ -15,8 +15,8 @@ import typer
 import fairweather as fw
 from fairweather.data.pairs import clear_pictures
 from fairweather.images import read_picture
+from fairweather.loading import TASKS
 from fairweather.metrics import score
-from fairweather.pipeline import TASKS
 
 
 def main(data: Path) -> None:

@@ -87,8 +87,8 @@ def config_of(arm: Arm, data: Path, steps: int) -> TrainConfig:
         patch=64,
         batch=8,
         seed=arm.seed,
-        validate_every=max(1, steps // 5),
-        checkpoint_every=max(1, steps // 5),
+        validate_every=max(1, steps // 4),
+        checkpoint_every=max(1, steps // 4),
     )
 
 

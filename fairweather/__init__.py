@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fairweather.errors import FairweatherError as FairweatherError
+    from fairweather.loading import load as load
     from fairweather.models import MODELS as MODELS
     from fairweather.models import create_model as create_model
     from fairweather.models import from_published as from_published
     from fairweather.models import list_models as list_models
     from fairweather.pipeline import Restorer as Restorer
     from fairweather.pipeline import Result as Result
-    from fairweather.pipeline import load as load
 
 # Public names and where they live. They are fetched at first use: importing torch takes seconds, and
 # `fairweather --help` must not wait for it.
@@ -32,7 +32,7 @@ _PUBLIC = {
     "list_models": "models",
     "Restorer": "pipeline",
     "Result": "pipeline",
-    "load": "pipeline",
+    "load": "loading",
 }
 __all__ = ["__version__", *_PUBLIC]
 

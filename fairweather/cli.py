@@ -74,6 +74,10 @@ def main() -> None:
 # Restoring -------------------------------------------------------------------------------------------------------
 
 
+COMMANDS = {"auto": "restore"}
+"""The commands of tasks that have another name."""
+
+
 def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
     """Add the command of one task; they all take the same options, but --depth where there is none."""
 
@@ -112,7 +116,7 @@ def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
         quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
     ) -> None:
         from fairweather.jobs import STREAM, Job, Options, plan, run
-        from fairweather.pipeline import load
+        from fairweather.loading import load
         from fairweather.runtime import keep_memory
         from fairweather.terminal import Bar, print_json, say
 
@@ -159,12 +163,14 @@ def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
         signature = inspect.signature(restore, eval_str=True)
         options = [option for option in signature.parameters.values() if option.name != "depth"]
         restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
-    app.command(task, help=help)(restore)
+    app.command(COMMANDS.get(task, task), help=help)(restore)
 
 
 _add_task("dehaze", "Remove haze and fog.", finds_depth=True)
 _add_task("derain", "Remove rain, by day and by night.")
 _add_task("denoise", "Remove colour noise.")
+_add_task("deblur", "Sharpen what a moving camera blurred.")
+_add_task("auto", "Look at each picture, say what ails it, and put that right.")
 
 
 def _tile(text: str) -> int | Literal["auto"]:
@@ -234,7 +240,7 @@ def evaluate(
     data: Annotated[
         Path, typer.Option(help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing.")
     ],
-    task: Annotated[str, typer.Option(help="derain, dehaze or denoise.")],
+    task: Annotated[str, typer.Option(help="derain, dehaze, denoise or deblur.")],
     model: Model = None,
     split: Annotated[
         str | None, typer.Option(help="By default the test split, where there are splits.")
@@ -242,7 +248,8 @@ def evaluate(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="rgb, y, nitedr, rgb_float, dehazeformer, dehazeformer_8bit or dcmpnet; by default the task's."
+            help="rgb, y, nitedr, rgb_float, dehazeformer, dehazeformer_8bit, dcmpnet, irconstyle, irconstyle_padded, "
+            "irconstyle_padded_y or all_in_one; by default the task's."
         ),
     ] = None,
     sigma: Annotated[
@@ -258,8 +265,8 @@ def evaluate(
 ) -> None:
     """Score a model on a data set; every number names what it depends on."""
     from fairweather.evaluate import evaluate as run
+    from fairweather.loading import load
     from fairweather.metrics import PROFILES
-    from fairweather.pipeline import load
     from fairweather.runtime import keep_memory
     from fairweather.terminal import Bar
 
@@ -341,7 +348,11 @@ def train(
         return
     tell_log()
     weights = run_training(config, folder, resume=resume)
-    say(f"weights: {weights}; try them with fairweather {config.task} PICTURE --model {weights}")
+    if config.pretrain:
+        say(f"weights: {weights}; start a network with ConStyle from them with --set init={weights}")
+    else:
+        command = COMMANDS.get(config.task, config.task)
+        say(f"weights: {weights}; try them with fairweather {command} PICTURE --model {weights}")
 
 
 @data_app.command("check")
@@ -366,6 +377,35 @@ def data_check(
         print("\n".join(map(one_line, report.lines())))
     if not report.ok:
         raise typer.Exit(1)
+
+
+@data_app.command("make")
+def data_make(
+    folder: Annotated[Path, typer.Argument(help="A data set of pairs, or of clear pictures.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, or one that was begun with the same options.")],
+    split: Annotated[str | None, typer.Option(help="Take this split, where there are several.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of sub-images in pixels.")] = None,
+    step: Annotated[int | None, typer.Option(help="Pixels from one sub-image to the next.")] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Uncompressed TIFF, whose windows are read without decoding.")
+    ] = False,
+) -> None:
+    """Write sub-images or uncompressed copies of a data set for training; goes on where it was stopped."""
+    from fairweather.data.make import make
+    from fairweather.terminal import Bar
+
+    with Bar(None, what="make") as bar:
+        made = make(
+            folder,
+            out,
+            split=split,
+            size=size,
+            step=step,
+            plain=plain,
+            progress=lambda done, total: bar.show(done, total=total),
+        )
+    kind = "pairs" if made.pairs else "pictures"
+    print(f"{made.pictures} {kind} in {out}, {made.kept} of them there already; {made.files} files written")
 
 
 # The product itself ----------------------------------------------------------------------------------------------
@@ -403,6 +443,8 @@ def demo(
             f"{title:40} {shown.psnr_before:8.2f} dB {shown.psnr_after:6.2f} dB "
             f"in {shown.seconds:.1f} s  {shown.comparison}"
         )
+        if shown.found:
+            print(f"  {shown.found}")
 
 
 if __name__ == "__main__":

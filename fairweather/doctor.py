@@ -106,8 +106,8 @@ def _self_test() -> Iterator[Finding]:
 
     from fairweather.data.degradations import add_noise
     from fairweather.images import Picture, read_picture, write_picture
+    from fairweather.loading import load
     from fairweather.metrics import score
-    from fairweather.pipeline import load
 
     y, x = torch.meshgrid(torch.linspace(0, 6, 96), torch.linspace(0, 9, 128), indexing="ij")
     clear = 0.5 + 0.35 * torch.stack([torch.sin(x + y), torch.sin(x * y / 4), torch.cos(x - 2 * y)])

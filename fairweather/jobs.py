@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from fairweather import images
+from fairweather.auto import AnyRestorer, done_about, told
 from fairweather.compare import side_by_side
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, PictureError, UsageError
-from fairweather.pipeline import PAST, Restorer, Result
+from fairweather.pipeline import PAST, Result
 
 Existing = Literal["skip", "overwrite", "error", "number"]
 STREAM = Path("-")
@@ -76,7 +77,8 @@ class Outcome:
         if self.job.depth:
             grey, colour = depth_files(self.job.depth)
             beside += f", depth {grey} and {colour.name}"
-        how = f"{r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
+        found = f"{told(r.findings)}: {done_about(r.steps)}; " if r.findings else ""
+        how = f"{found}{r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 
     def as_dict(self) -> dict[str, object]:
@@ -104,6 +106,11 @@ class Outcome:
                 "seconds": round(r.seconds, 3),
                 "warnings": list(r.warnings),
             }
+            if r.findings:
+                record |= {
+                    "findings": {k: round(p, 4) for k, p in r.findings.items()},
+                    "steps": list(r.steps),
+                }
         return record
 
 
@@ -261,7 +268,7 @@ def _check_clashes(jobs: list[Job]) -> None:
 
 def run(
     jobs: Sequence[Job],
-    restorer: Restorer,
+    restorer: AnyRestorer,
     options: Options | None = None,
     *,
     progress: Callable[[Job, int, int], None] | None = None,
@@ -304,7 +311,7 @@ def run(
 
 def _restore_one(
     job: Job,
-    restorer: Restorer,
+    restorer: AnyRestorer,
     options: Options,
     written: set[Path],
     progress: Callable[[Job, int, int], None] | None,

@@ -1,4 +1,4 @@
-"""load(name) and restore(picture): any kind of picture in, the same kind and size out.
+"""A network on a device restores pictures: any kind of picture in, the same kind and size out.
 
 >>> import fairweather as fw
 >>> restorer = fw.load("denoise")
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from fairweather import images, weights
+from fairweather import images
 from fairweather.depth_picture import write_depth
-from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError, unknown_name
+from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError
 from fairweather.images import Picture
-from fairweather.models import MODELS, choose_weights, create_model, from_file, restored
+from fairweather.models import MODELS, restored
 from fairweather.models.dcmpnet import DCMPNet, Haze
 from fairweather.models.layers import enlarged_rows, pad_to_multiple, record, reduced, replay
 from fairweather.runtime import available_memory
@@ -37,14 +37,12 @@ from fairweather.tiling import SMALLEST, run_tiled
 
 log = logging.getLogger(__name__)
 
-TASKS: dict[str, str] = {"dehaze": "dcmpnet_small", "derain": "nafnet_small", "denoise": "nafnet_small"}
-"""The model that each task uses unless another is named."""
-
 PAST: dict[str, str] = {
     "derain": "derained",
     "denoise": "denoised",
     "dehaze": "dehazed",
     "deblur": "deblurred",
+    "auto": "restored",
 }
 """What a restored file is called: photo.derained.jpg."""
 
@@ -73,6 +71,10 @@ class Result:
     seconds: float
     """From decoded pixels to restored pixels."""
     warnings: tuple[str, ...] = ()
+    findings: Mapping[str, float] | None = None
+    """What ails the picture that went in, with probabilities; from `load("auto")` alone."""
+    steps: tuple[str, ...] = ()
+    """The tasks that were done about it, in order; from `load("auto")` alone."""
 
     def save(self, path: str | Path, *, format: str | None = None, quality: int = 95) -> None:
         """Write the picture with the metadata of its source, whole or not at all."""
@@ -129,8 +131,7 @@ class Restorer:
             PictureError: for what is not a picture. UsageError: for a strength or tile out of range.
             OutOfMemoryError: if even the smallest tile does not fit.
         """
-        if not 0 <= strength <= 1.5:
-            raise UsageError(f"strength is {strength:g}, expected 0 to 1.5 (1 is what the network says)")
+        check_strength(strength)
         if tile != "auto" and tile < SMALLEST:
             raise UsageError(f"tile is {tile}, expected 'auto' or at least {SMALLEST} pixels")
         if isinstance(image, Tensor) and image.ndim == 4:
@@ -149,7 +150,7 @@ class Restorer:
                 seconds=sum(r.seconds for r in done),
                 warnings=tuple(dict.fromkeys(w for r in done for w in r.warnings)),
             )
-        picture = _to_picture(image)
+        picture = to_picture(image)
         start = time.perf_counter()
         pixels, tiles, warnings = self._run(picture.pixels, tile, progress)
         disparity = self._disparity(pixels) if depth else None
@@ -159,7 +160,7 @@ class Restorer:
         seconds = time.perf_counter() - start
         after = dataclasses.replace(picture, pixels=pixels)
         return Result(
-            image=_like(image, after),
+            image=like(image, after),
             depth=disparity,
             picture=after,
             model=self.model,
@@ -195,10 +196,10 @@ class Restorer:
                 if info.tiling == "reduced":
                     result = self._without_haze(pixels, size, warnings)
                     break
-                # Small tiles give up the grid of the attention windows, never that of the network.
-                align = (
-                    info.align if size >= 4 * info.overlap + info.align else min(info.align, info.multiple_of)
-                )
+                # Off the grid of its steps down a network's result differs by up to 56 grey levels (`nafnet_small`);
+                # small tiles give up the grid of the attention windows alone.
+                grid = max(info.align, info.multiple_of)
+                align = grid if size >= 4 * info.overlap + grid else min(info.multiple_of, size)
                 result = run_tiled(
                     partial(self._network, forward=self._forward(pixels, size), warnings=warnings),
                     pixels,
@@ -307,84 +308,6 @@ DEPTH_SIDE = 128
 its depth is off by 20 % at 128 pixels, 24 % at 256 and 33 % at 512."""
 
 
-def load(
-    name: str,
-    *,
-    model: str | Path | None = None,
-    device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
-    backend: Literal["torch"] = "torch",
-) -> Restorer:
-    """Load the weights for a task, ready to restore.
-
-    Args:
-        name: a task (dehaze, derain, denoise), a model name (its first task), or a .safetensors of ours.
-        model: for a task, another model than its usual one, or a .safetensors of ours.
-        device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
-        precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.
-        backend: what computes.
-
-    Raises:
-        UsageError: for an unknown name, with the nearest right one. WeightsError: for missing or damaged weights.
-    """
-    if name not in TASKS and name not in MODELS and Path(name).suffix != ".safetensors":
-        raise unknown_name("task or model", name, [*TASKS, *MODELS])
-    if model and name not in TASKS:
-        raise UsageError(
-            f"load({name!r}, model={str(model)!r}): model= goes with a task, one of {', '.join(TASKS)}"
-        )
-    if backend != "torch":
-        raise unknown_name("backend", backend, ["torch"])
-    task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", name)
-    path = Path(chosen)
-    if path.suffix == ".safetensors":
-        net, metadata = from_file(path)
-        model_name = metadata["model"]
-        made_for, digest = metadata.get("task", ""), weights.sha256(path)
-        if task != "default" and made_for and made_for != task:
-            raise UsageError(f"{path} was trained to {made_for}, not to {task}")
-        task = made_for if task == "default" else task
-    else:
-        model_name = str(chosen)
-        if model_name not in MODELS:
-            raise unknown_name("task or model", model_name, [*TASKS, *MODELS])
-        entry = choose_weights(model_name, task)
-        net = create_model(model_name, weights=entry.task)
-        task, digest = entry.task, entry.sha256
-    return Restorer(
-        net,
-        model=model_name,
-        task=task,
-        sha256=digest,
-        device=_device(device),
-        precision=_precision(precision),
-    )
-
-
-def _precision(name: str) -> str:
-    if name == "auto":
-        return "fp32"
-    if name not in ("fp32", "bf16"):
-        raise unknown_name("precision", name, ["auto", "fp32", "bf16"])
-    return name
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise unknown_name("device", name, ["auto", "cpu", "cuda"]) from None
-    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
-        )
-    if kind not in ("cpu", "cuda"):
-        raise unknown_name("device", name, ["auto", "cpu", "cuda"])
-    return name
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -392,7 +315,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _to_picture(image: Image) -> Picture:
+def check_strength(strength: float) -> None:
+    """Raises UsageError out of range."""
+    if not 0 <= strength <= 1.5:
+        raise UsageError(f"strength is {strength:g}, expected 0 to 1.5 (1 is what the network says)")
+
+
+def to_picture(image: Image) -> Picture:
+    """One picture of any kind; raises PictureError or UsageError for what is none."""
     if isinstance(image, Picture):
         return image
     if isinstance(image, str | Path | bytes):
@@ -417,7 +347,7 @@ def _to_picture(image: Image) -> Picture:
     )
 
 
-def _like(image: Image, restored: Picture) -> Image:
+def like(image: Image, restored: Picture) -> Image:
     """The restored picture as the kind of thing that went in."""
     if isinstance(image, Picture):
         return restored

@@ -38,6 +38,7 @@ COMMANDS = [
     ["models", "info"],
     ["data"],
     ["data", "check"],
+    ["data", "make"],
 ]
 
 
@@ -228,6 +229,9 @@ def test_a_wrong_word_ends_with_2_and_names_the_nearest(
         ["train", "denoise_tiny", "--set", "steps", "--show"],
         ["train", "denoise_tiny", "--set", "steps=many", "--show"],
         ["data", "check"],
+        ["data", "make", "."],
+        ["data", "make", ".", "out"],
+        ["data", "make", ".", "out", "--size", "384"],
     ],
     ids=" ".join,
 )

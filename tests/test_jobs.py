@@ -19,7 +19,7 @@ from fairweather.errors import OutOfMemoryError, PictureError, UsageError
 from fairweather.images import read_picture
 from fairweather.jobs import STREAM, Job, Options, Outcome, plan, run
 from fairweather.models import create_model
-from fairweather.models.dcmpnet import DCMPNet
+from fairweather.models.dcmpnet import DCMPNet, Haze
 from fairweather.pipeline import Restorer
 
 
@@ -602,8 +602,8 @@ class Bright(DCMPNet):
         nn.Module.__init__(self)
         self.depth_network = nn.Identity()  # type: ignore[assignment]
 
-    def clear(self, x: Tensor) -> Tensor:
-        return x
+    def haze(self, x: Tensor) -> Haze:
+        return Haze(torch.zeros_like(x), torch.zeros_like(x))
 
     def depth(self, clear: Tensor) -> Tensor:
         return clear.mean(1, keepdim=True)

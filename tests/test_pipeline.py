@@ -28,8 +28,9 @@ import fairweather as fw
 from fairweather import images, pipeline, weights
 from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError, WeightsError
 from fairweather.images import Picture
+from fairweather.loading import TASKS
 from fairweather.models import restored
-from fairweather.pipeline import PAST, TASKS, Restorer
+from fairweather.pipeline import PAST, Restorer
 from fairweather.weights import WEIGHTS, save_weights
 
 Array = npt.NDArray[Any]

@@ -15,3 +15,6 @@ DCMPNET: dict[str, Any] = {
     "growth": 2,
 }
 """Constructor arguments of a DCMPNet with every part."""
+
+CONSTYLE: dict[str, Any] = {"width": 16, "num_blocks": (1,) * 7}
+"""Constructor arguments of a backbone with ConStyle."""

@@ -94,7 +94,7 @@ MODELS: dict[str, ModelInfo] = {
     "judge_small": ModelInfo(
         build=judge.judge_small,
         task=("auto",),
-        params=639_029,
+        params=1_510_989,
         bytes_per_pixel=30,
         multiple_of=1,
         restores=False,

@@ -38,8 +38,8 @@ class TwoTasks:
     consistency: float = 0.0
     """Of the paper's scheme: factor of mean |P - T| in the dehazing network's loss; 0.1 in the released script."""
     departure: float = 0.0
-    """Weight of how far the haze is from what the untrained network takes away, in pictures whose depth is known (ours,
-    for reconstruction="scattering"): few scenes teach little, and where they are in doubt the prior should stand."""
+    """Weight of how far the haze of a hazy picture is from what the untrained network takes away (ours, for
+    reconstruction="scattering"): few scenes teach little, and where they are in doubt the prior should stand."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0

@@ -1,0 +1,174 @@
+"""restore without a task: look at the picture, say what ails it, and put that right.
+
+import fairweather as fw
+result = fw.load("auto").restore("photo.jpg")
+result.findings   # {"haze": 0.02, "rain": 0.94, "night rain": 0.01, "noise": 0.31, "blur": 0.03}
+result.steps      # ("derain",)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fairweather.errors import FairweatherError
+from fairweather.models.judge import FINDINGS, Judge
+from fairweather.pipeline import PAST, Image, Restorer, Result, check_strength, like, to_picture
+
+REMEDIES = {
+    "noise": "denoise",
+    "rain": "derain",
+    "night rain": "derain",
+    "haze": "dehaze",
+    "blur": "deblur",
+}
+"""The task that puts each finding right, in the order in which they are done: what a later step would amplify goes
+first, and sharpening comes last."""
+SURE, UNSURE = 0.5, 0.25
+"""From the first probability on something is done about a finding; between them it is told and left alone."""
+
+
+def steps_for(findings: Mapping[str, float]) -> tuple[str, ...]:
+    """The tasks that put right what is sure, each once.
+
+    >>> steps_for({"haze": 0.8, "rain": 0.6, "night rain": 0.7, "noise": 0.9, "blur": 0.3})
+    ('denoise', 'derain', 'dehaze')
+    """
+    sure = [task for finding, task in REMEDIES.items() if findings[finding] >= SURE]
+    return tuple(dict.fromkeys(sure))
+
+
+def told(findings: Mapping[str, float]) -> str:
+    """What was found, for a person, the surest first.
+
+    >>> told({"haze": 0.02, "rain": 0.944, "night rain": 0.01, "noise": 0.31, "blur": 0.1})
+    'rain 0.94, noise 0.31 (unsure)'
+    >>> told(dict.fromkeys(FINDINGS, 0.04))
+    'clear (nothing above 0.04)'
+    """
+    shown = sorted(((p, name) for name, p in findings.items() if p >= UNSURE), reverse=True)
+    if not shown:
+        return f"clear (nothing above {max(findings.values()):.2f})"
+    return ", ".join(f"{name} {p:.2f}{'' if p >= SURE else ' (unsure)'}" for p, name in shown)
+
+
+def done_about(steps: Sequence[str]) -> str:
+    """What was done, for a person.
+
+    >>> done_about(("denoise", "derain")), done_about(())
+    ('denoised, derained', 'left alone')
+    """
+    return ", ".join(PAST[task] for task in steps) or "left alone"
+
+
+class AutoRestorer:
+    """A judge, and the restorers of the tasks that it asks for. Safe to use from several threads.
+
+    Args:
+        net, model, sha256: of the judge.
+        restorer: gives the restorer of a task; called when one is first needed.
+    """
+
+    task = "auto"
+    finds_depth = False
+
+    def __init__(
+        self,
+        net: Judge,
+        *,
+        model: str,
+        sha256: str,
+        device: str,
+        precision: str,
+        restorer: Callable[[str], Restorer],
+    ) -> None:
+        self.net = net.to(device).eval().requires_grad_(False)
+        self.model, self.sha256 = model, sha256
+        self.device, self.precision = device, precision
+        self._load = restorer
+        self._restorers: dict[str, Restorer] = {}
+        self._loading = threading.Lock()
+
+    def judge(self, image: Image) -> dict[str, float]:
+        """The probability of each finding; what `Restorer.restore` takes is judged."""
+        return self._judge(to_picture(image).pixels)
+
+    def _judge(self, pixels: Tensor) -> dict[str, float]:
+        with torch.inference_mode():
+            probabilities = self.net(pixels[None].to(self.device))[0].sigmoid().cpu()
+        if not probabilities.isfinite().all():
+            raise FairweatherError(
+                f"{self.model} gave a value that is not finite for this picture; report it"
+            )
+        return dict(zip(FINDINGS, probabilities.tolist(), strict=True))
+
+    def restore(
+        self,
+        image: Image,
+        *,
+        strength: float = 1.0,
+        tile: int | Literal["auto"] = "auto",
+        depth: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Result:
+        """Judge one picture and put right what is sure; a clear one comes back as it is.
+
+        Arguments and errors as of `Restorer.restore`; the result also has `findings` and `steps`. There is no depth.
+        """
+        check_strength(strength)
+        start = time.perf_counter()
+        picture = to_picture(image)
+        findings = self._judge(picture.pixels)
+        steps = steps_for(findings)
+        after, tiles = picture, 1
+        warnings: list[str] = []
+        for number, task in enumerate(steps):
+            done = self._restorer(task).restore(
+                after,
+                tile=tile,
+                depth=False,
+                progress=progress and _of_several(progress, number, len(steps)),
+            )
+            after, tiles = done.image, max(tiles, done.tiles)
+            warnings += done.warnings
+        pixels = after.pixels
+        if steps and strength != 1:
+            pixels = torch.lerp(picture.pixels, pixels, strength).clamp(0, 1)
+        after = dataclasses.replace(picture, pixels=pixels)
+        return Result(
+            image=like(image, after),
+            picture=after,
+            findings=findings,
+            steps=steps,
+            model=self.model,
+            task=self.task,
+            weights_sha256=self.sha256,
+            device=self.device,
+            precision=self.precision,
+            tiles=tiles,
+            seconds=time.perf_counter() - start,
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+    def _restorer(self, task: str) -> Restorer:
+        with self._loading:
+            if task not in self._restorers:
+                self._restorers[task] = self._load(task)
+            return self._restorers[task]
+
+    def __repr__(self) -> str:
+        return f"AutoRestorer({self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+
+
+AnyRestorer = Restorer | AutoRestorer
+
+
+def _of_several(progress: Callable[[int, int], None], number: int, steps: int) -> Callable[[int, int], None]:
+    """Progress of one step, told as progress of them all."""
+    return lambda done, total: progress(number * total + done, steps * total)

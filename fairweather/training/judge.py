@@ -1,0 +1,125 @@
+"""Training of the judge, which finds what ails a picture: one yes or no for each finding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairweather.data.patches import Clear, Pairs, Scenes
+from fairweather.errors import UsageError
+from fairweather.models.judge import WHOLE, Judge
+from fairweather.training.config import TrainConfig
+from fairweather.training.restoration import Restoration
+
+
+class JudgeTraining(Restoration):
+    """Binary cross entropy of all findings. The reduced copy changes its size, as pictures in use do."""
+
+    net: Judge
+    monitor = "val/score"
+
+    def __init__(self, net: nn.Module, config: TrainConfig) -> None:
+        if not isinstance(net, Judge):
+            raise UsageError(f"task=auto trains a judge, and model={config.model} is none; take judge_small")
+        super().__init__(net, config)
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm1d):
+                norm.momentum = 0.01  # statistics over as many steps as the averaged weights they go with
+
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
+        pictures, findings = batch
+        whole = round(WHOLE * 2 ** float(torch.empty(()).uniform_(-0.7, 0.4)))
+        logits = self.net(pictures.contiguous(memory_format=torch.channels_last), whole=whole)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), findings)
+        self.note("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Sequence[Tensor], _: int) -> None:
+        """Minus the cross entropy of the average, in fp32 and on whole pictures; and how many are judged rightly."""
+        pictures, findings = batch
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self.average.module(pictures)
+        score = -F.binary_cross_entropy_with_logits(logits, findings)
+        right = ((logits > 0) == (findings > 0.5)).all(dim=1).float().mean()
+        for name, value in ((self.monitor, score), ("val/right", right)):
+            self.log(name, value, prog_bar=True, on_epoch=True, batch_size=1)
+
+
+# Recipes ---------------------------------------------------------------------------------------------------------
+
+_BSDS, _DIV2K, _RGBD = Path("bsds500"), Path("div2k_crops"), Path("rgbd")
+_O_HAZE, _I_HAZE, _NH_HAZE, _ROADSCENE = (
+    Path("o_haze"),
+    Path("i_haze"),
+    Path("nh_haze"),
+    Path("roadscene_rain"),
+)
+# What the recipes of the restorers hold back is held back here.
+_O_HELD, _I_HELD, _NH_HELD = ((21, 24),), ((12, 13),), ((12, 13),)
+_ROADSCENE_HELD = ((61, 67), (173, 180))
+_SCENES_HELD = ((22, 22), (29, 30), (64, 66))
+
+
+def judge_small() -> TrainConfig:
+    """What ails a picture: every kind of degradation that the other recipes know, real ones too, and clear pictures."""
+    made = (("haze", 0.09), ("rain", 0.16), ("noise", 0.1), ("shake", 0.13), ("none", 0.16))
+    return TrainConfig(
+        recipe="judge_small",
+        model="judge_small",
+        task="auto",
+        sources=(
+            *(
+                Clear(path=_BSDS / "train", degradation=name, weight=0.4 * share, tones=0.3)
+                for name, share in made
+            ),
+            *(
+                Clear(path=_BSDS / "test", degradation=name, weight=0.6 * share, tones=0.3)
+                for name, share in made
+            ),
+            Scenes(path=_RGBD, split="train", drop=_SCENES_HELD, weight=0.04),
+            Pairs(path=_O_HAZE, split="train", drop=_O_HELD, weight=0.03, ailment="haze"),
+            Pairs(path=_I_HAZE, split="train", drop=_I_HELD, weight=0.02, ailment="haze"),
+            Pairs(path=_NH_HAZE, split="train", drop=_NH_HELD, weight=0.02, ailment="haze"),
+            Clear(path=_O_HAZE / "train/clear", degradation="none", drop=_O_HELD, weight=0.02),
+            Clear(path=_I_HAZE / "train/clear", degradation="none", drop=_I_HELD, weight=0.02),
+            Clear(path=_NH_HAZE / "train/clear", degradation="none", drop=_NH_HELD, weight=0.02),
+            Pairs(path=_ROADSCENE, split="train", drop=_ROADSCENE_HELD, weight=0.06, ailment="rain"),
+            *(
+                Clear(
+                    path=_ROADSCENE / "train/Vis/target",
+                    degradation=name,
+                    drop=_ROADSCENE_HELD,
+                    weight=share,
+                )
+                for name, share in (("roadscene_rain", 0.03), ("rain", 0.03), ("none", 0.1))
+            ),
+            Clear(path=_DIV2K, degradation="none", weight=0.02),
+        ),
+        validation=(
+            *(
+                Clear(path=_BSDS / "val", degradation=name, keep=((first, first + 5),))
+                for first, name in zip(
+                    range(0, 30, 6), ("none", "haze", "rain", "noise", "shake"), strict=True
+                )
+            ),
+            Pairs(path=_O_HAZE, split="train", keep=_O_HELD, ailment="haze"),
+            Pairs(path=_I_HAZE, split="train", keep=_I_HELD, ailment="haze"),
+            Pairs(path=_NH_HAZE, split="train", keep=_NH_HELD, ailment="haze"),
+            Scenes(path=_RGBD, split="train", keep=_SCENES_HELD),
+            Pairs(path=_ROADSCENE, split="train", keep=_ROADSCENE_HELD, ailment="rain"),
+            Clear(path=_ROADSCENE / "train/Vis/target", degradation="none", keep=_ROADSCENE_HELD),
+            Clear(path=_O_HAZE / "train/clear", degradation="none", keep=_O_HELD),
+            Clear(path=_I_HAZE / "train/clear", degradation="none", keep=_I_HELD),
+        ),
+        patch=256,
+        batch=24,
+        learning_rate=1e-3,
+        warmup=50,
+        steps=6000,
+        validate_every=500,
+        checkpoint_every=100,
+    )
