@@ -1,7 +1,7 @@
 """restore without a task: look at the picture, say what ails it, and put that right.
 
 import fairweather as fw
-result = fw.load("auto").restore("photo.jpg")
+result = fw.load("runs/judge_small/weights.safetensors").restore("photo.jpg")
 result.findings   # {"haze": 0.02, "rain": 0.94, "night rain": 0.01, "noise": 0.31, "blur": 0.03}
 result.steps      # ("derain",)
 """

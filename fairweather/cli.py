@@ -74,10 +74,6 @@ def main() -> None:
 # Restoring -------------------------------------------------------------------------------------------------------
 
 
-COMMANDS = {"auto": "restore"}
-"""The commands of tasks that have another name."""
-
-
 def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
     """Add the command of one task; they all take the same options, but --depth where there is none."""
 
@@ -163,14 +159,12 @@ def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
         signature = inspect.signature(restore, eval_str=True)
         options = [option for option in signature.parameters.values() if option.name != "depth"]
         restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
-    app.command(COMMANDS.get(task, task), help=help)(restore)
+    app.command(task, help=help)(restore)
 
 
 _add_task("dehaze", "Remove haze and fog.", finds_depth=True)
 _add_task("derain", "Remove rain, by day and by night.")
 _add_task("denoise", "Remove colour noise.")
-_add_task("deblur", "Sharpen what a moving camera blurred.")
-_add_task("auto", "Look at each picture, say what ails it, and put that right.")
 
 
 def _tile(text: str) -> int | Literal["auto"]:
@@ -240,7 +234,7 @@ def evaluate(
     data: Annotated[
         Path, typer.Option(help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing.")
     ],
-    task: Annotated[str, typer.Option(help="derain, dehaze, denoise or deblur.")],
+    task: Annotated[str, typer.Option(help="derain, dehaze or denoise.")],
     model: Model = None,
     split: Annotated[
         str | None, typer.Option(help="By default the test split, where there are splits.")
@@ -329,6 +323,7 @@ def train(
             raise
         raise MissingExtraError("training", "train") from None
     from fairweather.errors import unknown_name
+    from fairweather.loading import TASKS
     from fairweather.terminal import say, tell_log
 
     if recipe == "list":
@@ -350,9 +345,10 @@ def train(
     weights = run_training(config, folder, resume=resume)
     if config.pretrain:
         say(f"weights: {weights}; start a network with ConStyle from them with --set init={weights}")
+    elif config.task in TASKS:
+        say(f"weights: {weights}; try them with fairweather {config.task} PICTURE --model {weights}")
     else:
-        command = COMMANDS.get(config.task, config.task)
-        say(f"weights: {weights}; try them with fairweather {command} PICTURE --model {weights}")
+        say(f"weights: {weights}; try them in Python with fairweather.load({str(weights)!r})")
 
 
 @data_app.command("check")
@@ -443,8 +439,6 @@ def demo(
             f"{title:40} {shown.psnr_before:8.2f} dB {shown.psnr_after:6.2f} dB "
             f"in {shown.seconds:.1f} s  {shown.comparison}"
         )
-        if shown.found:
-            print(f"  {shown.found}")
 
 
 if __name__ == "__main__":

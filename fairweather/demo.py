@@ -12,18 +12,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from fairweather import images
-from fairweather.auto import done_about, told
 from fairweather.compare import side_by_side
-from fairweather.data.degradations import (
-    add_haze,
-    add_noise,
-    add_rain,
-    blur_by,
-    darken,
-    quantise,
-    rain_streaks,
-    shake_kernel,
-)
+from fairweather.data.degradations import add_haze, add_noise, add_rain, darken, rain_streaks
 from fairweather.data.depth import fill_nearest
 from fairweather.depth_picture import coloured
 from fairweather.errors import MissingExtraError
@@ -50,8 +40,6 @@ class Shown:
     psnr_before: float
     psnr_after: float
     seconds: float
-    found: str
-    """What was found in the picture and done about it; "" where the task was given."""
     comparison: Path
 
 
@@ -86,17 +74,6 @@ def dense_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return add_haze(clear, motorcycle_depth(), beta=1.2, airlight=0.9), clear
 
 
-def shaken(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A camera that trembled over a dozen pixels while the shutter was open."""
-    return quantise(blur_by(clear, shake_kernel(12, generator), gamma=2.2)), clear
-
-
-def haze_and_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Haze by measured depth, and a small sensor."""
-    hazy, _ = dense_haze(clear, generator)
-    return add_noise(hazy, sigma=20, generator=generator, clip=True), clear
-
-
 def motorcycle_depth() -> Float[Tensor, "1 h w"]:
     """Relative depth of the motorcycle scene, 1 for the farthest: 1 / (disparity + 31.086), the number of pixels by
     which the principal points of its two cameras differ. Holes in the disparity have the nearest known value."""
@@ -111,8 +88,6 @@ SCENES: tuple[Scene, ...] = (
     Scene("rocket", "rain at night", "derain", night_rain),
     Scene("coffee", "rain by day", "derain", heavy_rain),
     Scene("astronaut", "noise, sigma 40", "denoise", strong_noise),
-    Scene("chelsea", "a shaken camera", "deblur", shaken),
-    Scene("stereo_motorcycle", "haze and noise", "auto", haze_and_noise),
 )
 
 
@@ -139,7 +114,6 @@ def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
         before = (degraded.clamp(0, 1) * 255).round() / 255  # as its file holds it
         result = restorers[scene.task].restore(before)
         stem = f"{scene.photograph}-{scene.task}"
-        found = f"{told(result.findings)}: {done_about(result.steps)}" if result.findings else ""
         columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
         if result.depth is not None:
             columns["depth found: near is bright"] = coloured(result.depth)
@@ -154,6 +128,5 @@ def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
             score("rgb", before, target).psnr,
             score("rgb", result.image, target).psnr,
             result.seconds,
-            found,
             output / f"{stem}-comparison.png",
         )
