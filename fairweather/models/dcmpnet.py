@@ -503,8 +503,8 @@ class Dehazed(NamedTuple):
     haze: Haze | None = None
     """What was taken away, at the picture's size; None with reconstruction="residual"."""
     departure: Tensor | None = None
-    """(b,) how far that is from what the untrained network would take away, nearly all that the dark channel prior
-    sees: mean square of the differences of log transmission and airlight."""
+    """(b,) how far that is from the dark channel prior's guess: mean square of the differences of log transmission and
+    airlight."""
 
 
 class DehazingNetwork(nn.Module):
@@ -644,7 +644,7 @@ class DehazingNetwork(nn.Module):
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
                 corrected = _corrected(guess, r.float())
-                departure = _departure(_corrected(guess, torch.zeros_like(r, dtype=torch.float32)), corrected)
+                departure = _departure(guess, corrected)
                 haze = corrected.resized(size).cropped(height, width)
                 out = 2 * haze.removed((hazy.float() + 1) / 2).to(x0.dtype) - 1
         if depth is not None and p > 1:
@@ -672,9 +672,9 @@ def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"]) -> Haze:
     return Haze(log_transmission, guess.airlight + airlight)
 
 
-def _departure(start: Haze, corrected: Haze) -> Float[Tensor, " b"]:
-    transmission = corrected.log_transmission - start.log_transmission
-    airlight = corrected.airlight - start.airlight
+def _departure(guess: Haze, corrected: Haze) -> Float[Tensor, " b"]:
+    transmission = corrected.log_transmission - guess.log_transmission[:, 1:2]
+    airlight = corrected.airlight - guess.airlight
     return transmission.square().mean(dim=(1, 2, 3)) + airlight.square().mean(dim=(1, 2, 3))
 
 

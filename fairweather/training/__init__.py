@@ -15,7 +15,6 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
     "judge_small": judge.judge_small,
-    "dcmpnet_start": dcmpnet.dcmpnet_start,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
     "constyle_derain": irconstyle.constyle_derain,
     "constyle_denoise": irconstyle.constyle_denoise,

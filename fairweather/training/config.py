@@ -38,8 +38,11 @@ class TwoTasks:
     consistency: float = 0.0
     """Of the paper's scheme: factor of mean |P - T| in the dehazing network's loss; 0.1 in the released script."""
     departure: float = 0.0
-    """Weight of how far the haze of a hazy picture is from what the untrained network takes away (ours, for
-    reconstruction="scattering"): few scenes teach little, and where they are in doubt the prior should stand."""
+    """Weight of how far the haze is from the dark channel prior's guess, in pictures whose depth is known (ours, for
+    reconstruction="scattering"): few scenes teach little, and where they are in doubt the guess should stand."""
+    restraint: float = 1.0
+    """How much of what was learnt over the dark channel prior the published network does, 0 to 1 (ours, for
+    reconstruction="scattering"); chosen on held-back pictures after training."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0
@@ -59,9 +62,11 @@ class TwoTasks:
             raise UsageError(
                 f"two_tasks.weighting and consistency are of scheme=paper, not of {self.scheme}; leave them out"
             )
-        for name in ("consistency", "inner_depth", "contrastive"):
+        for name in ("consistency", "departure", "inner_depth", "contrastive"):
             if getattr(self, name) < 0:
                 raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
+        if not 0 < self.restraint <= 1:
+            raise UsageError(f"two_tasks.restraint={self.restraint} must be more than 0 and at most 1")
         if self.contrastive and not self.vgg:
             raise UsageError(
                 "two_tasks.contrastive needs VGG-19: set two_tasks.vgg to a file with torchvision's weights, to "
