@@ -529,6 +529,7 @@ class DehazingNetwork(nn.Module):
         msaam: bool,
         depth_branch: bool,
         decoder_entry: Literal["m2", "e3"],
+        restraint: float,
     ) -> None:
         super().__init__()
         stages = {
@@ -549,7 +550,10 @@ class DehazingNetwork(nn.Module):
             raise unknown_name("decoder_entry", decoder_entry, ("m2", "e3"))
         if widths[0] != widths[4] or widths[1] != widths[3]:
             raise ValueError(f"widths={widths}: the last two must mirror the first two, for the skips")
+        if not 0 < restraint <= 1:
+            raise ValueError(f"restraint is {restraint}, expected more than 0 and at most 1")
         self.patch_size, self.reconstruction, self.decoder_entry = patch_size, reconstruction, decoder_entry
+        self.restraint = restraint
         w1, w2, w3 = widths[:3]
         gain = (8 * sum(depths)) ** -0.25
 
@@ -643,7 +647,7 @@ class DehazingNetwork(nn.Module):
         else:
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
-                corrected = _corrected(guess, r.float())
+                corrected = _corrected(guess, _restrained(r.float(), self.restraint))
                 departure = _departure(guess, corrected)
                 haze = corrected.resized(size).cropped(height, width)
                 out = 2 * haze.removed((hazy.float() + 1) / 2).to(x0.dtype) - 1
@@ -657,6 +661,19 @@ class DehazingNetwork(nn.Module):
             haze=haze,
             departure=departure,
         )
+
+
+SURELY_CLEAR = -3.0
+"""Mean correction of the trust, a logit, from which on a picture counts as clear: hazy ones have -2.5 to 0.5."""
+
+
+def _restrained(correction: Float[Tensor, "b 7 h w"], share: float) -> Float[Tensor, "b 7 h w"]:
+    """A share of the correction; all of it where the picture is clear, since there the prior is wrong for sure."""
+    if share == 1:
+        return correction
+    trust = correction[:, :1].mean(dim=(2, 3), keepdim=True)
+    clear = torch.sigmoid(2 * (SURELY_CLEAR - trust))
+    return correction * (share + (1 - share) * clear)
 
 
 def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"]) -> Haze:
@@ -709,6 +726,8 @@ class DCMPNet(nn.Module):
             (ours).
         legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
         decoder_entry: "m2" as released, or "e3", the deepest stage itself.
+        restraint: how much of its correction of the prior the network does in a hazy picture (ours, for "scattering"):
+            few scenes teach more than holds for others, and what is shipped does less than it learnt.
     """
 
     multiple_of: int
@@ -733,6 +752,7 @@ class DCMPNet(nn.Module):
         depth_branch: bool = True,
         depth_network: bool = True,
         decoder_entry: Literal["m2", "e3"] = "m2",
+        restraint: float = 1.0,
     ) -> None:
         super().__init__()
         self.multiple_of = 4 * patch_size
@@ -753,6 +773,7 @@ class DCMPNet(nn.Module):
             msaam=msaam,
             depth_branch=depth_branch,
             decoder_entry=decoder_entry,
+            restraint=restraint,
         )
         self.depth_network = (
             DepthNetwork(channels=depth_channels, growth=growth, reduce=patch_size) if depth_network else None

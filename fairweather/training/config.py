@@ -41,8 +41,8 @@ class TwoTasks:
     """Weight of how far the haze is from the dark channel prior's guess, in pictures whose depth is known (ours, for
     reconstruction="scattering"): few scenes teach little, and where they are in doubt the guess should stand."""
     restraint: float = 1.0
-    """How much of what was learnt over the dark channel prior the published network does, 0 to 1 (ours, for
-    reconstruction="scattering"); chosen on held-back pictures after training."""
+    """`restraint` of the published network, see `DCMPNet` (ours, for reconstruction="scattering"); chosen on held-back
+    pictures after training, which does without."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0

@@ -169,15 +169,6 @@ def contrastive_loss(tasks: TwoTasks) -> ContrastiveLoss:
     )
 
 
-def restrained(state: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The weights of a DCMPNet that does only a share of what it learnt over the dark channel prior.
-
-    Its last layer gives the corrections of the prior, and starts at none.
-    """
-    last = "dehazing.patch_unembed."
-    return {name: share * value if name.startswith(last) else value for name, value in state.items()}
-
-
 # Recipes ---------------------------------------------------------------------------------------------------------
 
 _O_HAZE, _I_HAZE, _NH_HAZE = Path("o_haze"), Path("i_haze"), Path("nh_haze")
@@ -212,7 +203,7 @@ def dcmpnet_small() -> TrainConfig:
         recipe="dcmpnet_small",
         model="dcmpnet_small",
         task="dehaze",
-        two_tasks=TwoTasks(inner_depth=0.1, departure=0.15, restraint=0.6),
+        two_tasks=TwoTasks(inner_depth=0.1, departure=0.15, restraint=0.4),
         sources=(
             # The sky stays above, but for I-HAZE, where some photographs lie on their side.
             scenes("wide", 0.08),

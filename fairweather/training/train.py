@@ -28,7 +28,7 @@ from fairweather.models import create_model
 from fairweather.runtime import keep_memory
 from fairweather.training.checkpoints import Checkpoints
 from fairweather.training.config import TrainConfig, from_plain, to_plain
-from fairweather.training.dcmpnet import TwoTaskTraining, restrained
+from fairweather.training.dcmpnet import TwoTaskTraining
 from fairweather.training.irconstyle import (
     RELEASED_CLASSES,
     TRAINING_ONLY,
@@ -267,11 +267,12 @@ def publish(config: TrainConfig, run: Path) -> Path:
     prefix = "average.module."
     average = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     state = {k: v for k, v in average.items() if not k.startswith(TRAINING_ONLY)}
-    if config.two_tasks:
-        state = restrained(state, config.two_tasks.restraint)
+    arguments = dict(config.model_args)
+    if config.two_tasks and config.two_tasks.restraint != 1:
+        arguments["restraint"] = config.two_tasks.restraint
     metadata = {
         "model": config.model,
-        "model_args": json.dumps(config.model_args),
+        "model_args": json.dumps(arguments),
         "task": config.task,
         "recipe": config.recipe,
         "steps": str(checkpoint["global_step"]),

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import DCMPNET
+from torch import nn
 
 import fairweather as fw
 from fairweather.errors import UsageError
@@ -207,3 +208,17 @@ def test_saved_weights_load_again(tmp_path: Path) -> None:
     with torch.inference_mode():
         for one, other in zip(net(x)[:3], again(x)[:3], strict=True):
             assert torch.equal(one, other)
+
+
+@torch.inference_mode()
+def test_a_restrained_network_does_a_share_of_what_it_learnt_and_all_of_it_to_a_clear_picture() -> None:
+    nets = [fw.create_model("dcmpnet_small", restraint=share).eval() for share in (1.0, 0.25)]
+    x = torch.rand(1, 3, 64, 64)
+    prior = nets[0].haze(x).airlight
+    nn.init.normal_(nets[0].dehazing.patch_unembed.weight, std=0.01)
+    for trust, share in ((0.0, 0.25), (-20.0, 1.0)):
+        nets[0].dehazing.patch_unembed.bias[0] = trust
+        nets[1].load_state_dict(nets[0].state_dict())
+        learnt, done = (net.haze(x).airlight for net in nets)
+        assert not torch.allclose(learnt, prior, atol=1e-3)
+        torch.testing.assert_close(done, torch.lerp(prior, learnt, share), atol=2e-3, rtol=0)

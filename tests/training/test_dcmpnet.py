@@ -28,7 +28,7 @@ from fairweather.losses.pixel import l1_loss
 from fairweather.models import create_model
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, TwoTasks, from_plain, override, to_plain
-from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss, restrained
+from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss
 from fairweather.training.train import _teacher, train
 
 SMALL: dict[str, Any] = DCMPNET | {"patch_size": 1}
@@ -398,15 +398,3 @@ def test_no_picture_that_is_validated_is_trained_on(name: str) -> None:
             if held.path == source.path or held.path in source.path.parents:
                 assert held.keep
                 assert set(held.keep) <= set(source.drop)
-
-
-@torch.inference_mode()
-def test_a_restrained_network_is_between_the_prior_and_what_it_learnt() -> None:
-    torch.manual_seed(0)
-    net, x = create_model("dcmpnet_small").eval(), torch.rand(1, 3, 64, 64)
-    prior = net.haze(x).airlight
-    nn.init.normal_(net.dehazing.patch_unembed.weight, std=0.01)
-    learnt = net.haze(x).airlight
-    assert not torch.allclose(learnt, prior, atol=1e-3)
-    net.load_state_dict(restrained(net.state_dict(), 0.25))
-    torch.testing.assert_close(net.haze(x).airlight, torch.lerp(prior, learnt, 0.25))
