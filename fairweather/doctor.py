@@ -89,12 +89,12 @@ def _disk() -> Finding:
 
 
 def _weights() -> Iterator[Finding]:
-    from fairweather.weights import WEIGHTS, load_weights
+    from fairweather.weights import WEIGHTS, checked
 
     for entry in WEIGHTS:
         name = f"{entry.model} {entry.task}"
         try:
-            load_weights(entry)
+            checked(entry)
             yield Finding(name, True, f"weights {entry.sha256[:12]}")
         except FairweatherError as error:
             yield Finding(name, False, str(error), "reinstall fairweather")

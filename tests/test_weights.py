@@ -10,7 +10,7 @@ import torch
 
 from fairweather.errors import WeightsError
 from fairweather.models import MODELS, create_model
-from fairweather.weights import FOLDER, WEIGHTS, Weights, load_weights, read_weights, save_weights, sha256
+from fairweather.weights import FOLDER, WEIGHTS, Weights, checked, read_weights, save_weights, sha256
 
 
 @pytest.mark.parametrize("entry", WEIGHTS, ids=lambda w: f"{w.model}-{w.task}")
@@ -88,4 +88,4 @@ def test_every_flipped_byte_of_a_shipped_file_is_caught(
         damaged[position] ^= 1
         entry.path.write_bytes(damaged)
         with pytest.raises(WeightsError, match="is damaged"):
-            load_weights(entry)
+            checked(entry)

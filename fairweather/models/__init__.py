@@ -311,8 +311,8 @@ def create_model(name: str, *, weights: str | Path | None = None, **overrides: A
     Args:
         name: one of `list_models()`.
         weights: None for random weights; "default" for those we ship (the first of `MODELS[name].weights`);
-            a task, such as "derain", where a model has weights for several; or a path to a .safetensors of ours,
-            whose own constructor arguments then hold unless overridden.
+            a task, such as "derain", where a model has weights for several; or a path to a .safetensors of ours.
+            The constructor arguments that it was trained with hold unless overridden.
         overrides: constructor arguments, such as width=16.
 
     Returns:
@@ -323,10 +323,10 @@ def create_model(name: str, *, weights: str | Path | None = None, **overrides: A
     """
     if weights is None:
         return _built(name, overrides).eval()
-    if isinstance(weights, Path) or str(weights).endswith(".safetensors"):
-        return from_file(Path(weights), model=name, **overrides)[0]
-    state = weights_table.load_weights(choose_weights(name, str(weights)))
-    return _filled(_built(name, overrides), state, f"weights of {name}")
+    path = Path(weights)
+    if path.suffix != ".safetensors":
+        path = weights_table.checked(choose_weights(name, str(weights)))
+    return from_file(path, model=name, **overrides)[0]
 
 
 def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tuple[nn.Module, dict[str, str]]:

@@ -203,7 +203,7 @@ def dcmpnet_small() -> TrainConfig:
         recipe="dcmpnet_small",
         model="dcmpnet_small",
         task="dehaze",
-        two_tasks=TwoTasks(inner_depth=0.1, departure=0.15, restraint=0.4),
+        two_tasks=TwoTasks(inner_depth=0.1, departure=0.15, restraint=0.6),
         sources=(
             # The sky stays above, but for I-HAZE, where some photographs lie on their side.
             scenes("wide", 0.08),
