@@ -664,7 +664,7 @@ class DehazingNetwork(nn.Module):
 
 
 SURELY_CLEAR = -2.5
-"""Mean correction of the trust, a logit, from which on a picture counts as clear: held-back hazy ones have -2.4 to 0.3."""
+"""Mean correction of the trust, a logit, from which on a picture counts as clear: hazy ones have -2.4 to 0.3."""
 
 
 def _restrained(correction: Float[Tensor, "b 7 h w"], share: float) -> Float[Tensor, "b 7 h w"]:
