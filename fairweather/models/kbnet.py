@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairweather.models.constyle import ConStyleUNet
-from fairweather.models.layers import LayerNorm2d, pad_to_multiple
-from fairweather.models.nafnet import published_constyle_nafnet, published_nafnet, simple_gate
+from fairweather.models.layers import LayerNorm2d
+from fairweather.models.nafnet import NAFNet, published_constyle_nafnet, published_nafnet, simple_gate
 
 NUMBERS = 2**20
 """How many numbers mixed kernels take at a time, for each picture of a batch: 4 MB, which stay in a CPU's cache.
@@ -134,8 +134,8 @@ def mff_blocks(number: int, channels: int, *, num_kernels: int) -> nn.Sequential
     return nn.Sequential(*(MFFBlock(channels, num_kernels=num_kernels) for _ in range(number)))
 
 
-class KBNet(nn.Module):
-    """The plain U-Net of MFFBlocks: NAFNet's, with additive skips and a residual on the picture.
+class KBNet(NAFNet):
+    """NAFNet's U-Net, of MFFBlocks.
 
     Args:
         width: channels at full size, a multiple of 4; they double with each step down.
@@ -157,39 +157,13 @@ class KBNet(nn.Module):
         decoder_blocks: tuple[int, ...],
         num_kernels: int = 32,
     ) -> None:
-        super().__init__()
-        if len(encoder_blocks) != len(decoder_blocks):
-            raise ValueError(
-                f"encoder_blocks has {len(encoder_blocks)} sizes, decoder_blocks {len(decoder_blocks)}; "
-                "a U-Net needs as many of each"
-            )
-        blocks = partial(mff_blocks, num_kernels=num_kernels)
-        widths = [width * 2**i for i in range(len(encoder_blocks))]
-        self.multiple_of: int = 2 ** len(encoder_blocks)
-        self.intro = nn.Conv2d(3, width, 3, padding=1)
-        self.encoders = nn.ModuleList(blocks(n, c) for n, c in zip(encoder_blocks, widths, strict=True))
-        self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths)
-        self.middle = blocks(middle_blocks, width * self.multiple_of)
-        self.ups = nn.ModuleList(nn.Conv2d(2 * c, 4 * c, 1, bias=False) for c in reversed(widths))
-        self.decoders = nn.ModuleList(
-            blocks(n, c) for n, c in zip(decoder_blocks, reversed(widths), strict=True)
+        super().__init__(
+            width=width,
+            encoder_blocks=encoder_blocks,
+            middle_blocks=middle_blocks,
+            decoder_blocks=decoder_blocks,
+            stage=partial(mff_blocks, num_kernels=num_kernels),
         )
-        self.ending = nn.Conv2d(width, 3, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Restore a picture of any size: padded with zeros to a multiple, as published, and cropped back."""
-        padded = pad_to_multiple(x, self.multiple_of, mode="zero")
-        y: Tensor = self.intro(padded)
-        skips: list[Tensor] = []
-        for encoder, down in zip(self.encoders, self.downs, strict=True):
-            y = encoder(y)
-            skips.append(y)
-            y = down(y)  # 2c at half size
-        y = self.middle(y)
-        for up, decoder in zip(self.ups, self.decoders, strict=True):
-            y = decoder(F.pixel_shuffle(up(y), 2) + skips.pop())  # c/2 at double size
-        out: Tensor = self.ending(y) + padded
-        return out[..., : x.shape[-2], : x.shape[-1]]
 
 
 # Variants --------------------------------------------------------------------------------------------------------

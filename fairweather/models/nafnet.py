@@ -10,6 +10,7 @@ Where we differ: nowhere in numbers. `nafnet()` is the plain network as the IRCo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -87,6 +88,7 @@ class NAFNet(nn.Module):
         encoder_blocks: blocks at each size, from full size down.
         middle_blocks: blocks at the smallest size.
         decoder_blocks: blocks at each size, from the smallest up.
+        stage: builds a stack of blocks: stage(number of blocks, channels).
 
     >>> NAFNet(width=8, encoder_blocks=(1, 1), middle_blocks=1, decoder_blocks=(1, 1))(torch.rand(1, 3, 7, 3)).shape
     torch.Size([1, 3, 7, 3])
@@ -99,6 +101,7 @@ class NAFNet(nn.Module):
         encoder_blocks: tuple[int, ...],
         middle_blocks: int,
         decoder_blocks: tuple[int, ...],
+        stage: Callable[[int, int], nn.Module] = naf_blocks,
     ) -> None:
         super().__init__()
         if len(encoder_blocks) != len(decoder_blocks):
@@ -109,12 +112,12 @@ class NAFNet(nn.Module):
         widths = [width * 2**i for i in range(len(encoder_blocks))]
         self.multiple_of: int = 2 ** len(encoder_blocks)
         self.intro = nn.Conv2d(3, width, 3, padding=1)
-        self.encoders = nn.ModuleList(naf_blocks(n, c) for n, c in zip(encoder_blocks, widths, strict=True))
+        self.encoders = nn.ModuleList(stage(n, c) for n, c in zip(encoder_blocks, widths, strict=True))
         self.downs = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths)
-        self.middle = naf_blocks(middle_blocks, width * self.multiple_of)
+        self.middle = stage(middle_blocks, width * self.multiple_of)
         self.ups = nn.ModuleList(nn.Conv2d(2 * c, 4 * c, 1, bias=False) for c in reversed(widths))
         self.decoders = nn.ModuleList(
-            naf_blocks(n, c) for n, c in zip(decoder_blocks, reversed(widths), strict=True)
+            stage(n, c) for n, c in zip(decoder_blocks, reversed(widths), strict=True)
         )
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
 
