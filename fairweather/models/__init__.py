@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fairweather import weights as weights_table
 from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.models import dcmpnet, judge, kbnet, maxim, nafnet, restormer, uformer
+from fairweather.models import cleannet, dcmpnet, judge, kbnet, maxim, nafnet, restormer, uformer
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
@@ -99,6 +99,23 @@ MODELS: dict[str, ModelInfo] = {
         multiple_of=1,
         restores=False,
         paper="arXiv 2402.15784, our size of its encoder",
+    ),
+    "cleannet": ModelInfo(
+        build=cleannet.cleannet,
+        task=("derain",),
+        params=33_655_424,
+        bytes_per_pixel=10_700,
+        multiple_of=8,
+        from_published=cleannet.published_cleannet,
+        paper="arXiv 2402.18172",
+    ),
+    "cleannet_small": ModelInfo(
+        build=cleannet.cleannet_small,
+        task=("derain",),
+        params=1_899_360,
+        bytes_per_pixel=1050,
+        multiple_of=8,
+        paper="arXiv 2402.18172, our size",
     ),
     "nafnet": ModelInfo(
         build=nafnet.nafnet,

@@ -22,6 +22,7 @@ SMALL = {
     "constyle_restormer": {"width": 4, "num_blocks": (1,) * 7, "num_refinement_blocks": 1},
     "uformer": {"width": 4, "num_blocks": (1, 1, 2), "num_heads": (1, 2, 2)},
     "constyle_uformer": {"width": 4, "num_blocks": (1,) * 7, "num_heads": (1, 1, 2, 2, 2, 2, 1)},
+    "cleannet": {"width": 4, "num_blocks": (1, 1, 1, 1), "num_steps": 2},
     "kbnet": {"width": 4, "encoder_blocks": (1, 1), "middle_blocks": 1, "decoder_blocks": (1, 1)},
     "constyle_kbnet": {"width": 4, "num_blocks": (1,) * 7},
 }

@@ -1,0 +1,333 @@
+"""CleanNet, a transformer that removes rain from one picture; the first half of NiteDR.
+
+NiteDR: "Nighttime Image De-Raining with Cross-View Sensor Cooperative Learning for Dynamic Driving Scenes", IEEE TMM
+26 (2024), arXiv 2402.18172. Blocks: TSSA (sparse attention across channels), MDFFN (feed-forward at two scales) and
+AgMoE (a gated mixture of experts). Its modules, sizes and parameter names are those of DRSformer (Chen et al., CVPR
+2023: TKSA, MSFN, MEFC), so checkpoints of DRSformer that have experts load as well.
+
+Where we differ: nowhere in numbers. Where figure and released code disagree we follow the code: all experts are
+weighed and none is left out, each row of attention is selected at four depths, and MDFFN has one entry.
+`cleannet_small()` is ours, sized for a CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fairweather.models.layers import LayerNorm2d, pad_to_multiple
+from fairweather.models.restormer import cosines, published_restormer
+
+SHARES = ((1, 2), (2, 3), (3, 4), (4, 5))
+"""Of the entries in a row of attention: how many each of the four softmaxes keeps, as fractions."""
+EXPERTS = 8
+
+
+def sparse_attention(
+    logits: Float[Tensor, "b heads i j"], mix: Float[Tensor, " 4"]
+) -> Float[Tensor, "b heads i j"]:
+    """Four softmaxes of every row, over its largest 1/2, 2/3, 3/4 and 4/5 entries, added up with the weights `mix`.
+
+    How many entries are kept is rounded down; what is not kept is 0.
+
+    >>> sparse_attention(torch.tensor([[[[1.0, 5.0, 0.0, 5.0]]]]), torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    tensor([[[[0.0000, 0.5000, 0.0000, 0.5000]]]])
+    """
+    size = logits.shape[-1]
+    largest, order = logits.sort(dim=-1, descending=True)
+    mixed = torch.zeros_like(largest)
+    for weight, (part, whole) in zip(mix, SHARES, strict=True):
+        kept = size * part // whole
+        mixed = mixed + F.pad(weight * largest[..., :kept].softmax(dim=-1), (0, size - kept))
+    return torch.zeros_like(mixed).scatter(-1, order, mixed)
+
+
+class TSSA(nn.Module):
+    """Attention across channels, over the whole picture, in which a channel attends to its nearest others alone.
+
+    As Restormer's MDTA but for `sparse_attention` in place of the softmax. The four mixtures are of matrices as
+    small as the channels, so they are added up before they meet the picture.
+
+    Args:
+        channels: c, two or more for each head.
+        num_heads: groups of channels that attend among themselves.
+
+    Raises:
+        ValueError: if channels is no multiple of num_heads, or a head would have one channel alone.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        c = channels
+        if num_heads < 1 or c < 2 * num_heads or c % num_heads:
+            raise ValueError(
+                f"{c} channels cannot be shared by {num_heads} heads; expected a multiple, at least twice as many"
+            )
+        self.num_heads = num_heads
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.mix = nn.Parameter(torch.full((len(SHARES),), 0.2))
+        self.qkv = nn.Conv2d(c, 3 * c, 1, bias=False)
+        self.qkv_dwconv = nn.Conv2d(3 * c, 3 * c, 3, padding=1, groups=3 * c, bias=False)
+        self.project_out = nn.Conv2d(c, c, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        qkv: Tensor = self.qkv_dwconv(self.qkv(x))
+        q, k, v = qkv.reshape(b, 3, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
+        attention = sparse_attention(cosines(q, k) * self.temperature, self.mix).to(v.dtype)  # b heads i j
+        project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
+        # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
+        weights = torch.einsum("ogi,bgij->bogj", project, attention).flatten(2)  # b o c
+        out = v.flatten(1, 2).mT @ weights.mT  # b h*w o, as channels-last memory has it
+        return out.mT.reshape(x.shape)
+
+
+def paired_convolution(
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c//2 2 k k"]
+) -> Float[Tensor, "b c//2 h w"]:
+    """A convolution whose channel i is made of channels 2i and 2i + 1, padded with zeros.
+
+    >>> paired_convolution(torch.tensor([1.0, 2, 4, 8]).view(1, 4, 1, 1), torch.ones(2, 2, 3, 3)).flatten()
+    tensor([ 3., 12.])
+    """
+    # Depthwise, then added: CPUs take three to thirty times as long for the grouped convolution that this is.
+    y = F.conv2d(x, weight.flatten(0, 1)[:, None], padding=weight.shape[-1] // 2, groups=x.shape[1])
+    return y[:, ::2] + y[:, 1::2]
+
+
+class MDFFN(nn.Module):
+    """Feed-forward network with a 3x3 and a 5x5 branch that meet twice: in pairs of channels, then at the exit.
+
+    A pair is two neighbours of the joined halves, so it comes from one branch: half of the pairs are of the 3x3
+    branch, half of the 5x5 branch, and one is mixed where the hidden channels are odd in number.
+
+    Args:
+        channels: c.
+        expansion: the hidden channels of each half are int(expansion * c).
+    """
+
+    def __init__(self, channels: int, expansion: float) -> None:
+        super().__init__()
+        f = int(expansion * channels)
+        if f < 1:
+            raise ValueError(
+                f"expansion is {expansion}, which leaves none of {channels} channels; expected more"
+            )
+
+        def conv(k: int, cout: int) -> nn.Conv2d:
+            return nn.Conv2d(2 * f, cout, k, padding=k // 2, groups=cout, bias=False)
+
+        self.project_in = nn.Conv2d(channels, 2 * f, 1, bias=False)
+        self.dwconv3x3, self.dwconv5x5 = conv(3, 2 * f), conv(5, 2 * f)
+        self.dwconv3x3_1, self.dwconv5x5_1 = conv(3, f), conv(5, f)
+        self.project_out = nn.Conv2d(2 * f, channels, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        y: Tensor = self.project_in(x)
+        s1, s2 = F.relu(self.dwconv3x3(y), inplace=True).chunk(2, dim=1)
+        l1, l2 = F.relu(self.dwconv5x5(y), inplace=True).chunk(2, dim=1)
+        del y  # these maps are the largest: freed early, they take a third off the network's peak memory
+        first, second = torch.cat((s1, l1), dim=1), torch.cat((s2, l2), dim=1)
+        del s1, s2, l1, l2
+        y3 = F.relu(paired_convolution(first, self.dwconv3x3_1.weight), inplace=True)
+        y5 = F.relu(paired_convolution(second, self.dwconv5x5_1.weight), inplace=True)
+        out: Tensor = self.project_out(torch.cat((y3, y5), dim=1))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Sparse attention across channels, then the feed-forward at two scales, each after a norm and residual."""
+
+    def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm2d(channels, eps=1e-5)
+        self.attn = TSSA(channels, num_heads)
+        self.norm2 = LayerNorm2d(channels, eps=1e-5)
+        self.ffn = MDFFN(channels, expansion)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.ffn(self.norm2(x))
+        return out
+
+
+def experts(channels: int) -> list[nn.Module]:
+    """Eight ways to look at a map: separable with k = 1, 3, 5, 7, dilated with k = 3, 5, 7, and the 3x3 mean."""
+    c = channels
+
+    def depthwise(k: int, dilation: int = 1) -> nn.Conv2d:
+        return nn.Conv2d(c, c, k, padding=k // 2 * dilation, dilation=dilation, groups=c, bias=False)
+
+    def point() -> nn.Conv2d:
+        return nn.Conv2d(c, c, 1, bias=False)
+
+    return [
+        *(
+            nn.Sequential(depthwise(k), point(), nn.ReLU(inplace=True), depthwise(k), point())
+            for k in (1, 3, 5, 7)
+        ),
+        *(nn.Sequential(depthwise(k, dilation=2), point()) for k in (3, 5, 7)),
+        nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+    ]
+
+
+class Mixture(nn.Module):
+    """One step of AgMoE: the experts' answers, weighed and merged by a 1x1 convolution, added to what they saw."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(experts(channels))
+        self.merge = nn.Conv2d(EXPERTS * channels, channels, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"], gate: Float[Tensor, "b 8"]) -> Float[Tensor, "b c h w"]:
+        """The gate has one weight for each expert."""
+        # Merged one by one: the experts' answers side by side would be eight maps.
+        merged = torch.zeros_like(x)
+        parts = self.merge.weight.chunk(EXPERTS, dim=1)
+        for expert, part, weight in zip(self.experts, parts, gate.unbind(1), strict=True):
+            merged.addcmul_(F.conv2d(expert(x), part), weight[:, None, None, None])
+        return F.relu(F.relu(merged) + x)
+
+
+class AgMoE(nn.Module):
+    """Mixture of experts in several steps; what the whole picture looks like decides how much each expert counts.
+
+    It ends in a ReLU. If that is 0 everywhere in the last AgMoE, CleanNet returns its input, and training does not
+    recover: users of DRSformer met this with small batches at its learning rate of 3e-4.
+    """
+
+    def __init__(self, channels: int, *, num_steps: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Linear(channels, 64), nn.ReLU(inplace=True), nn.Linear(64, num_steps * EXPERTS)
+        )
+        self.entry = nn.Conv2d(channels, channels, 1, bias=False)
+        self.steps = nn.ModuleList(Mixture(channels) for _ in range(num_steps))
+
+    def gates(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b steps 8"]:
+        """The weight of each expert in each step; those of a step add up to 1."""
+        scores: Tensor = self.gate(x.mean(dim=(2, 3)))
+        return scores.view(x.shape[0], -1, EXPERTS).softmax(dim=-1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        y: Tensor = F.relu(self.entry(x))
+        for step, gate in zip(self.steps, self.gates(x).to(y.dtype).unbind(1), strict=True):
+            y = step(y, gate)
+        return y
+
+
+class CleanNet(nn.Module):
+    """A U-Net of transformer blocks between two AgMoEs, with concatenated skips and a residual on the picture.
+
+    Args:
+        width: channels at full size, an even number; they double with each of the three steps down.
+        num_blocks: blocks at 1/1, 1/2, 1/4 and 1/8; the decoder has as many as the encoder.
+        num_heads: heads at 1/1, 1/2, 1/4 and 1/8.
+        num_steps: of each AgMoE.
+        expansion: of the channels, in each half of the feed-forward.
+
+    >>> net = CleanNet(width=16, num_blocks=(1, 1, 1, 1), num_steps=1)
+    >>> net(torch.rand(1, 3, 7, 3)).shape
+    torch.Size([1, 3, 7, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_blocks: tuple[int, ...],
+        num_heads: tuple[int, ...] = (1, 2, 4, 8),
+        num_steps: int = 4,
+        expansion: float = 2.66,
+    ) -> None:
+        super().__init__()
+        for name, numbers in (("num_blocks", num_blocks), ("num_heads", num_heads)):
+            if len(numbers) != 4:
+                raise ValueError(
+                    f"{name} has {len(numbers)} numbers, expected 4: at 1/1, 1/2, 1/4 and 1/8 of the picture"
+                )
+        if min(num_blocks) < 0 or num_steps < 1:
+            raise ValueError(
+                f"num_blocks is {num_blocks} and num_steps {num_steps}; expected 0 or more blocks, 1 or more steps"
+            )
+        if width < 2 or width % 2:
+            raise ValueError(f"width is {width}, expected an even number of channels")
+        d = width
+        self.multiple_of = 8
+
+        def stage(size: int, channels: int) -> nn.Sequential:
+            blocks = (TransformerBlock(channels, num_heads[size], expansion) for _ in range(num_blocks[size]))
+            return nn.Sequential(*blocks)
+
+        self.entry = nn.Conv2d(3, d, 3, padding=1, bias=False)
+        self.encoder0 = AgMoE(d, num_steps=num_steps)
+        self.encoder1, self.encoder2, self.encoder3 = stage(0, d), stage(1, 2 * d), stage(2, 4 * d)
+        self.down1, self.down2, self.down3 = (
+            nn.Conv2d(c, c // 2, 3, padding=1, bias=False) for c in (d, 2 * d, 4 * d)
+        )
+        self.latent = stage(3, 8 * d)
+        self.up3, self.up2, self.up1 = (
+            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False) for c in (8 * d, 4 * d, 2 * d)
+        )
+        self.reduce3 = nn.Conv2d(8 * d, 4 * d, 1, bias=False)
+        self.reduce2 = nn.Conv2d(4 * d, 2 * d, 1, bias=False)
+        self.decoder3, self.decoder2, self.decoder1 = stage(2, 4 * d), stage(1, 2 * d), stage(0, 2 * d)
+        self.refinement = AgMoE(2 * d, num_steps=num_steps)
+        self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
+
+    def forward(self, rainy: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Clean a picture of any size, RGB in [0, 1]: padded by reflection to the multiple, cropped back."""
+        padded = pad_to_multiple(rainy, self.multiple_of)
+        e1 = self.encoder1(self.encoder0(self.entry(padded)))  # d
+        e2 = self.encoder2(F.pixel_unshuffle(self.down1(e1), 2))  # 2d at 1/2
+        e3 = self.encoder3(F.pixel_unshuffle(self.down2(e2), 2))  # 4d at 1/4
+        y = self.latent(F.pixel_unshuffle(self.down3(e3), 2))  # 8d at 1/8
+        y = torch.cat([F.pixel_shuffle(self.up3(y), 2), e3], dim=1)  # 8d at 1/4
+        y = self.decoder3(self.reduce3(y))  # 4d
+        y = torch.cat([F.pixel_shuffle(self.up2(y), 2), e2], dim=1)  # 4d at 1/2
+        y = self.decoder2(self.reduce2(y))  # 2d
+        y = torch.cat([F.pixel_shuffle(self.up1(y), 2), e1], dim=1)  # 2d at full size, and it stays 2d
+        y = self.refinement(self.decoder1(y))
+        clean: Tensor = self.exit(y) + padded
+        return clean[..., : rainy.shape[-2], : rainy.shape[-1]]
+
+
+# Variants --------------------------------------------------------------------------------------------------------
+
+
+cleannet = partial(CleanNet, width=48, num_blocks=(4, 6, 6, 8))
+"""CleanNet as published (33.7 M parameters)."""
+
+cleannet_small = partial(CleanNet, width=16, num_blocks=(0, 1, 3, 3), num_steps=1)
+"""Ours, for a CPU (1.9 M parameters).
+
+No block before the first step down, and one step of experts: at full size a block costs most and sees least.
+"""
+
+
+# Published names -------------------------------------------------------------------------------------------------
+
+_AGMOE = {
+    r"\.layers\.0\.ca_fc\.": ".gate.",
+    r"\.layers\.1\.preprocess\.op\.0\.": ".entry.",
+    r"\.layers\.1\._ops\.(\d)\._ops\.(\d)\.op\.": r".steps.\1.experts.\2.",
+    r"\.layers\.1\._ops\.(\d)\._out\.0\.": r".steps.\1.merge.",
+}
+
+
+def published_cleannet(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A published CleanNet, or a DRSformer with experts, by our names."""
+    ours: dict[str, Tensor] = {}
+    for name, value in published_restormer(state).items():  # the U-Net's names are Restormer's
+        for pattern, own in _AGMOE.items():
+            name = re.sub(pattern, own, name)
+        ours[name] = value
+    for first in [name for name in ours if name.endswith(".attn.attn1")]:
+        block = first.removesuffix("attn1")
+        ours[f"{block}mix"] = torch.cat([ours.pop(f"{block}attn{i}") for i in range(1, 5)])
+    return ours
