@@ -20,8 +20,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fairweather.models.layers import LayerNorm2d, pad_to_multiple
-from fairweather.models.restormer import cosines, published_restormer
+from fairweather.models.restormer import (
+    MDTA,
+    ChannelUNet,
+    TransformerBlock,
+    check_width,
+    one_for_each_size,
+    published_restormer,
+)
 
 SHARES = ((1, 2), (2, 3), (3, 4), (4, 5))
 """Of the entries in a row of attention: how many each of the four softmaxes keeps, as fractions."""
@@ -47,11 +53,11 @@ def sparse_attention(
     return torch.zeros_like(mixed).scatter(-1, order, mixed)
 
 
-class TSSA(nn.Module):
+class TSSA(MDTA):
     """Attention across channels, over the whole picture, in which a channel attends to its nearest others alone.
 
-    As Restormer's MDTA but for `sparse_attention` in place of the softmax. The four mixtures are of matrices as
-    small as the channels, so they are added up before they meet the picture.
+    Restormer's, but for `sparse_attention` in place of the softmax. The four mixtures are of matrices as small as the
+    channels, so they are added up before they meet the picture.
 
     Args:
         channels: c, two or more for each head.
@@ -62,29 +68,16 @@ class TSSA(nn.Module):
     """
 
     def __init__(self, channels: int, num_heads: int) -> None:
-        super().__init__()
-        c = channels
-        if num_heads < 1 or c < 2 * num_heads or c % num_heads:
+        if num_heads < 1 or channels < 2 * num_heads or channels % num_heads:
             raise ValueError(
-                f"{c} channels cannot be shared by {num_heads} heads; expected a multiple, at least twice as many"
+                f"{channels} channels cannot be shared by {num_heads} heads; expected a multiple, at least twice as "
+                "many"
             )
-        self.num_heads = num_heads
-        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        super().__init__(channels, num_heads)
         self.mix = nn.Parameter(torch.full((len(SHARES),), 0.2))
-        self.qkv = nn.Conv2d(c, 3 * c, 1, bias=False)
-        self.qkv_dwconv = nn.Conv2d(3 * c, 3 * c, 3, padding=1, groups=3 * c, bias=False)
-        self.project_out = nn.Conv2d(c, c, 1, bias=False)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        b, c, h, w = x.shape
-        qkv: Tensor = self.qkv_dwconv(self.qkv(x))
-        q, k, v = qkv.reshape(b, 3, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
-        attention = sparse_attention(cosines(q, k) * self.temperature, self.mix).to(v.dtype)  # b heads i j
-        project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
-        # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
-        weights = torch.einsum("ogi,bgij->bogj", project, attention).flatten(2)  # b o c
-        out = v.flatten(1, 2).mT @ weights.mT  # b h*w o, as channels-last memory has it
-        return out.mT.reshape(x.shape)
+    def attention(self, logits: Float[Tensor, "b heads i j"]) -> Float[Tensor, "b heads i j"]:
+        return sparse_attention(logits, self.mix)
 
 
 def paired_convolution(
@@ -140,20 +133,9 @@ class MDFFN(nn.Module):
         return out
 
 
-class TransformerBlock(nn.Module):
-    """Sparse attention across channels, then the feed-forward at two scales, each after a norm and residual."""
-
-    def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm2d(channels, eps=1e-5)
-        self.attn = TSSA(channels, num_heads)
-        self.norm2 = LayerNorm2d(channels, eps=1e-5)
-        self.ffn = MDFFN(channels, expansion)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.ffn(self.norm2(x))
-        return out
+def sparse_block(channels: int, num_heads: int, expansion: float) -> TransformerBlock:
+    """Restormer's block, with TSSA and MDFFN."""
+    return TransformerBlock(channels, attn=TSSA(channels, num_heads), ffn=MDFFN(channels, expansion))
 
 
 def experts(channels: int) -> list[nn.Module]:
@@ -221,8 +203,8 @@ class AgMoE(nn.Module):
         return y
 
 
-class CleanNet(nn.Module):
-    """A U-Net of transformer blocks between two AgMoEs, with concatenated skips and a residual on the picture.
+class CleanNet(ChannelUNet):
+    """Restormer's U-Net, with sparse attention and feed-forward at two scales, between two AgMoEs.
 
     Args:
         width: channels at full size, an even number; they double with each of the three steps down.
@@ -245,56 +227,24 @@ class CleanNet(nn.Module):
         num_steps: int = 4,
         expansion: float = 2.66,
     ) -> None:
-        super().__init__()
-        for name, numbers in (("num_blocks", num_blocks), ("num_heads", num_heads)):
-            if len(numbers) != 4:
-                raise ValueError(
-                    f"{name} has {len(numbers)} numbers, expected 4: at 1/1, 1/2, 1/4 and 1/8 of the picture"
-                )
+        one_for_each_size("num_blocks", num_blocks)
+        one_for_each_size("num_heads", num_heads)
         if min(num_blocks) < 0 or num_steps < 1:
             raise ValueError(
                 f"num_blocks is {num_blocks} and num_steps {num_steps}; expected 0 or more blocks, 1 or more steps"
             )
-        if width < 2 or width % 2:
-            raise ValueError(f"width is {width}, expected an even number of channels")
-        d = width
-        self.multiple_of = 8
+        check_width(width)
 
         def stage(size: int, channels: int) -> nn.Sequential:
-            blocks = (TransformerBlock(channels, num_heads[size], expansion) for _ in range(num_blocks[size]))
+            blocks = (sparse_block(channels, num_heads[size], expansion) for _ in range(num_blocks[size]))
             return nn.Sequential(*blocks)
 
-        self.entry = nn.Conv2d(3, d, 3, padding=1, bias=False)
-        self.encoder0 = AgMoE(d, num_steps=num_steps)
-        self.encoder1, self.encoder2, self.encoder3 = stage(0, d), stage(1, 2 * d), stage(2, 4 * d)
-        self.down1, self.down2, self.down3 = (
-            nn.Conv2d(c, c // 2, 3, padding=1, bias=False) for c in (d, 2 * d, 4 * d)
+        super().__init__(
+            width=width,
+            stage=stage,
+            refinement=AgMoE(2 * width, num_steps=num_steps),
+            encoder0=AgMoE(width, num_steps=num_steps),
         )
-        self.latent = stage(3, 8 * d)
-        self.up3, self.up2, self.up1 = (
-            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False) for c in (8 * d, 4 * d, 2 * d)
-        )
-        self.reduce3 = nn.Conv2d(8 * d, 4 * d, 1, bias=False)
-        self.reduce2 = nn.Conv2d(4 * d, 2 * d, 1, bias=False)
-        self.decoder3, self.decoder2, self.decoder1 = stage(2, 4 * d), stage(1, 2 * d), stage(0, 2 * d)
-        self.refinement = AgMoE(2 * d, num_steps=num_steps)
-        self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
-
-    def forward(self, rainy: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Clean a picture of any size, RGB in [0, 1]: padded by reflection to the multiple, cropped back."""
-        padded = pad_to_multiple(rainy, self.multiple_of)
-        e1 = self.encoder1(self.encoder0(self.entry(padded)))  # d
-        e2 = self.encoder2(F.pixel_unshuffle(self.down1(e1), 2))  # 2d at 1/2
-        e3 = self.encoder3(F.pixel_unshuffle(self.down2(e2), 2))  # 4d at 1/4
-        y = self.latent(F.pixel_unshuffle(self.down3(e3), 2))  # 8d at 1/8
-        y = torch.cat([F.pixel_shuffle(self.up3(y), 2), e3], dim=1)  # 8d at 1/4
-        y = self.decoder3(self.reduce3(y))  # 4d
-        y = torch.cat([F.pixel_shuffle(self.up2(y), 2), e2], dim=1)  # 4d at 1/2
-        y = self.decoder2(self.reduce2(y))  # 2d
-        y = torch.cat([F.pixel_shuffle(self.up1(y), 2), e1], dim=1)  # 2d at full size, and it stays 2d
-        y = self.refinement(self.decoder1(y))
-        clean: Tensor = self.exit(y) + padded
-        return clean[..., : rainy.shape[-2], : rainy.shape[-1]]
 
 
 # Variants --------------------------------------------------------------------------------------------------------

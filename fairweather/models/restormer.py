@@ -10,6 +10,7 @@ meets the picture, and takes its cosines in float32 at any precision. `restormer
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -63,12 +64,16 @@ class MDTA(nn.Module):
         b, c, h, w = x.shape
         qkv: Tensor = self.qkv_dwconv(self.qkv(x))
         q, k, v = qkv.reshape(b, 3, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
-        attention = (cosines(q, k) * self.temperature).softmax(dim=-1).to(v.dtype)  # b heads i j
+        attention = self.attention(cosines(q, k) * self.temperature).to(v.dtype)  # b heads i j
         project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
         # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
         weights = torch.einsum("ogi,bgij->bogj", project, attention).flatten(2)  # b o c
         out = v.flatten(1, 2).mT @ weights.mT  # b h*w o, as channels-last memory has it
         return out.mT.reshape(x.shape)
+
+    def attention(self, logits: Float[Tensor, "b heads i j"]) -> Float[Tensor, "b heads i j"]:
+        """How much each channel takes from each other one."""
+        return logits.softmax(dim=-1)
 
 
 class GDFN(nn.Module):
@@ -97,14 +102,18 @@ class GDFN(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Restormer's block: attention across channels, then the gated feed-forward, each after a norm and residual."""
+    """Restormer's block: attention across channels, then the feed-forward, each after a norm and residual.
 
-    def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
+    Args:
+        attn, ffn: maps of c channels to maps of c channels; Restormer's are MDTA and GDFN.
+    """
+
+    def __init__(self, channels: int, *, attn: nn.Module, ffn: nn.Module) -> None:
         super().__init__()
         self.norm1 = LayerNorm2d(channels, eps=1e-5)
-        self.attn = MDTA(channels, num_heads)
+        self.attn = attn
         self.norm2 = LayerNorm2d(channels, eps=1e-5)
-        self.ffn = GDFN(channels, expansion)
+        self.ffn = ffn
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         x = x + self.attn(self.norm1(x))
@@ -116,17 +125,83 @@ def transformer_blocks(number: int, channels: int, num_heads: int, expansion: fl
     """A stack of blocks, 0 or more."""
     if number < 0:
         raise ValueError(f"a stage of {number} blocks cannot be built; expected 0 or more")
-    return nn.Sequential(*(TransformerBlock(channels, num_heads, expansion) for _ in range(number)))
+    return nn.Sequential(
+        *(
+            TransformerBlock(channels, attn=MDTA(channels, num_heads), ffn=GDFN(channels, expansion))
+            for _ in range(number)
+        )
+    )
 
 
-def _one_for_each_size(name: str, numbers: tuple[int, ...]) -> None:
+def one_for_each_size(name: str, numbers: tuple[int, ...]) -> None:
+    """Raises ValueError for other than 4 numbers."""
     if len(numbers) != 4:
         raise ValueError(
             f"{name} has {len(numbers)} numbers, expected 4: at 1/1, 1/2, 1/4 and 1/8 of the picture"
         )
 
 
-class Restormer(nn.Module):
+def check_width(width: int) -> None:
+    """Raises ValueError for other than an even number of channels."""
+    if width < 2 or width % 2:
+        raise ValueError(f"width is {width}, expected an even number of channels")
+
+
+class ChannelUNet(nn.Module):
+    """The U-Net of Restormer and its kin, with concatenated skips and a residual on the picture.
+
+    Args:
+        width: d, channels at full size, an even number; they double with each of the three steps down.
+        stage: builds the blocks at one size: stage(size from 0 for full to 3 for 1/8, channels).
+        refinement: 2d -> 2d channels at full size, after the decoder.
+        encoder0: d -> d channels at full size, before the encoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        stage: Callable[[int, int], nn.Module],
+        refinement: nn.Module,
+        encoder0: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        d = width
+        self.multiple_of = 8
+        self.entry = nn.Conv2d(3, d, 3, padding=1, bias=False)
+        self.encoder0 = encoder0 or nn.Identity()
+        self.encoder1, self.encoder2, self.encoder3 = stage(0, d), stage(1, 2 * d), stage(2, 4 * d)
+        self.down1, self.down2, self.down3 = (
+            nn.Conv2d(c, c // 2, 3, padding=1, bias=False) for c in (d, 2 * d, 4 * d)
+        )
+        self.latent = stage(3, 8 * d)
+        self.up3, self.up2, self.up1 = (
+            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False) for c in (8 * d, 4 * d, 2 * d)
+        )
+        self.reduce3 = nn.Conv2d(8 * d, 4 * d, 1, bias=False)
+        self.reduce2 = nn.Conv2d(4 * d, 2 * d, 1, bias=False)
+        self.decoder3, self.decoder2, self.decoder1 = stage(2, 4 * d), stage(1, 2 * d), stage(0, 2 * d)
+        self.refinement = refinement
+        self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
+        padded = pad_to_multiple(x, self.multiple_of)
+        e1 = self.encoder1(self.encoder0(self.entry(padded)))  # d
+        e2 = self.encoder2(F.pixel_unshuffle(self.down1(e1), 2))  # 2d at 1/2
+        e3 = self.encoder3(F.pixel_unshuffle(self.down2(e2), 2))  # 4d at 1/4
+        y = self.latent(F.pixel_unshuffle(self.down3(e3), 2))  # 8d at 1/8
+        y = torch.cat([F.pixel_shuffle(self.up3(y), 2), e3], dim=1)  # 8d at 1/4
+        y = self.decoder3(self.reduce3(y))  # 4d
+        y = torch.cat([F.pixel_shuffle(self.up2(y), 2), e2], dim=1)  # 4d at 1/2
+        y = self.decoder2(self.reduce2(y))  # 2d
+        y = torch.cat([F.pixel_shuffle(self.up1(y), 2), e1], dim=1)  # 2d at full size, and it stays 2d
+        y = self.refinement(self.decoder1(y))
+        out: Tensor = self.exit(y) + padded
+        return out[..., : x.shape[-2], : x.shape[-1]]
+
+
+class Restormer(ChannelUNet):
     """The plain U-Net of transformer blocks, with concatenated skips and a residual on the picture.
 
     Args:
@@ -150,47 +225,15 @@ class Restormer(nn.Module):
         num_heads: tuple[int, ...] = (1, 2, 4, 8),
         expansion: float = 2.66,
     ) -> None:
-        super().__init__()
-        _one_for_each_size("num_blocks", num_blocks)
-        _one_for_each_size("num_heads", num_heads)
-        if width < 2 or width % 2:
-            raise ValueError(f"width is {width}, expected an even number of channels")
-        d = width
-        self.multiple_of = 8
+        one_for_each_size("num_blocks", num_blocks)
+        one_for_each_size("num_heads", num_heads)
+        check_width(width)
 
         def stage(size: int, channels: int) -> nn.Sequential:
             return transformer_blocks(num_blocks[size], channels, num_heads[size], expansion)
 
-        self.entry = nn.Conv2d(3, d, 3, padding=1, bias=False)
-        self.encoder1, self.encoder2, self.encoder3 = stage(0, d), stage(1, 2 * d), stage(2, 4 * d)
-        self.down1, self.down2, self.down3 = (
-            nn.Conv2d(c, c // 2, 3, padding=1, bias=False) for c in (d, 2 * d, 4 * d)
-        )
-        self.latent = stage(3, 8 * d)
-        self.up3, self.up2, self.up1 = (
-            nn.Conv2d(c, 2 * c, 3, padding=1, bias=False) for c in (8 * d, 4 * d, 2 * d)
-        )
-        self.reduce3 = nn.Conv2d(8 * d, 4 * d, 1, bias=False)
-        self.reduce2 = nn.Conv2d(4 * d, 2 * d, 1, bias=False)
-        self.decoder3, self.decoder2, self.decoder1 = stage(2, 4 * d), stage(1, 2 * d), stage(0, 2 * d)
-        self.refinement = transformer_blocks(num_refinement_blocks, 2 * d, num_heads[0], expansion)
-        self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
-        padded = pad_to_multiple(x, self.multiple_of)
-        e1 = self.encoder1(self.entry(padded))  # d
-        e2 = self.encoder2(F.pixel_unshuffle(self.down1(e1), 2))  # 2d at 1/2
-        e3 = self.encoder3(F.pixel_unshuffle(self.down2(e2), 2))  # 4d at 1/4
-        y = self.latent(F.pixel_unshuffle(self.down3(e3), 2))  # 8d at 1/8
-        y = torch.cat([F.pixel_shuffle(self.up3(y), 2), e3], dim=1)  # 8d at 1/4
-        y = self.decoder3(self.reduce3(y))  # 4d
-        y = torch.cat([F.pixel_shuffle(self.up2(y), 2), e2], dim=1)  # 4d at 1/2
-        y = self.decoder2(self.reduce2(y))  # 2d
-        y = torch.cat([F.pixel_shuffle(self.up1(y), 2), e1], dim=1)  # 2d at full size, and it stays 2d
-        y = self.refinement(self.decoder1(y))
-        out: Tensor = self.exit(y) + padded
-        return out[..., : x.shape[-2], : x.shape[-1]]
+        refinement = transformer_blocks(num_refinement_blocks, 2 * width, num_heads[0], expansion)
+        super().__init__(width=width, stage=stage, refinement=refinement)
 
 
 # Variants --------------------------------------------------------------------------------------------------------
@@ -221,7 +264,7 @@ def constyle_restormer(
         num_blocks: blocks of the seven stages encoder 1 to 3, bottom, decoder 3 to 1.
         num_refinement_blocks, num_heads, expansion: as in `Restormer`.
     """
-    _one_for_each_size("num_heads", num_heads)
+    one_for_each_size("num_heads", num_heads)
     refinement = transformer_blocks(num_refinement_blocks, 2 * width, num_heads[0], expansion)
     return ConStyleUNet(
         width=width,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import fairweather as fw
-from fairweather.models.restormer import MDTA, TransformerBlock, cosines
+from fairweather.models.restormer import MDTA, cosines, transformer_blocks
 
 
 def attention(channels: int, num_heads: int) -> MDTA:
@@ -53,7 +53,7 @@ def test_cosines_are_float32_at_any_precision(dtype: torch.dtype) -> None:
 
 
 def test_black_pictures_have_finite_gradients() -> None:
-    block = TransformerBlock(8, 2, 2.66)
+    block = transformer_blocks(1, 8, 2, 2.66)
     x = torch.zeros(1, 8, 4, 4, requires_grad=True)
     block(x).sum().backward()
     assert x.grad is not None

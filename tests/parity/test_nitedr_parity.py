@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from cases import published, stored
 from torch import Tensor, nn
 
-from fairweather.models.cleannet import MDFFN, TSSA, AgMoE, TransformerBlock, published_cleannet
+from fairweather.models.cleannet import MDFFN, TSSA, AgMoE, published_cleannet, sparse_block
 from fairweather.models.fusionnet import (
     Cascade,
     FusionNet,
@@ -170,7 +170,7 @@ def test_mdffn_equals_the_original() -> None:
 
 @torch.inference_mode()
 def test_transformer_block_equals_the_original() -> None:
-    case, net = stored("nitedr_block"), filled(TransformerBlock(96, 2, 2.66), "nitedr_block", "latent.0")
+    case, net = stored("nitedr_block"), filled(sparse_block(96, 2, 2.66), "nitedr_block", "latent.0")
     assert off(net.norm1(case["x_b"]), case, "norm1_b") < MODULE
     assert off(net(case["x_b"]), case, "y_b") < MODULE
 
