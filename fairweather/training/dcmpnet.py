@@ -7,7 +7,6 @@ learns with the depth network held still. The readings of the released code take
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,18 @@ from fairweather.losses.vgg import load_vgg
 from fairweather.models.dcmpnet import DCMPNet, Dehazed
 from fairweather.training.config import TrainConfig, TwoTasks
 from fairweather.training.restoration import Restoration, optimizer
+from fairweather.training.sets import (
+    BSDS,
+    DIV2K,
+    I_HAZE,
+    I_HELD,
+    NH_HAZE,
+    NH_HELD,
+    O_HAZE,
+    O_HELD,
+    RGBD,
+    SCENES_HELD,
+)
 
 
 class TwoTaskTraining(Restoration):
@@ -171,11 +182,6 @@ def contrastive_loss(tasks: TwoTasks) -> ContrastiveLoss:
 
 # Recipes ---------------------------------------------------------------------------------------------------------
 
-_O_HAZE, _I_HAZE, _NH_HAZE = Path("o_haze"), Path("i_haze"), Path("nh_haze")
-_RGBD, _BSDS, _DIV2K = Path("rgbd"), Path("bsds500"), Path("div2k_crops")
-# Held back for validation: the last pairs of each real set, and five scenes whole (some have several views).
-_O_HELD, _I_HELD, _NH_HELD = ((21, 24),), ((12, 13),), ((12, 13),)
-_SCENES_HELD = ((22, 22), (29, 30), (64, 66))
 _STILL_LIFES = ((31, 61),)  # Middlebury's; rooms and streets are what haze is in
 
 
@@ -189,10 +195,10 @@ def dcmpnet_small() -> TrainConfig:
 
     def scenes(ranges: str, weight: float, drop: tuple[tuple[int, int], ...] = ()) -> Scenes:
         return Scenes(
-            path=_RGBD,
+            path=RGBD,
             split="train",
             ranges=ranges,
-            drop=(*_SCENES_HELD, *drop),
+            drop=(*SCENES_HELD, *drop),
             weight=weight,
             augment="mirror",
             tones=0.5,
@@ -209,24 +215,24 @@ def dcmpnet_small() -> TrainConfig:
             scenes("wide", 0.08),
             scenes("its", 0.16),
             scenes("its", 0.22, _STILL_LIFES),
-            Pairs(path=_O_HAZE, split="train", drop=_O_HELD, weight=0.08, augment="mirror", tones=0.2),
-            Pairs(path=_I_HAZE, split="train", drop=_I_HELD, weight=0.08, tones=0.2),
-            Pairs(path=_NH_HAZE, split="train", drop=_NH_HELD, weight=0.1, augment="mirror", tones=0.2),
-            Clear(path=_BSDS / "train", degradation="haze", weight=0.06, augment="mirror", tones=0.4),
-            Clear(path=_BSDS / "test", degradation="haze", weight=0.08, augment="mirror", tones=0.4),
-            Clear(path=_I_HAZE / "train/clear", degradation="haze", drop=_I_HELD, weight=0.03, tones=0.4),
-            Clear(path=_DIV2K, degradation="haze", weight=0.03, augment="mirror", tones=0.4),
-            Clear(path=_BSDS / "train", degradation="none", weight=0.06, augment="mirror"),
-            Clear(path=_BSDS / "test", degradation="none", weight=0.1, augment="mirror"),
-            Clear(path=_DIV2K, degradation="none", weight=0.03, augment="mirror"),
+            Pairs(path=O_HAZE, split="train", drop=O_HELD, weight=0.08, augment="mirror", tones=0.2),
+            Pairs(path=I_HAZE, split="train", drop=I_HELD, weight=0.08, tones=0.2),
+            Pairs(path=NH_HAZE, split="train", drop=NH_HELD, weight=0.1, augment="mirror", tones=0.2),
+            Clear(path=BSDS / "train", degradation="haze", weight=0.06, augment="mirror", tones=0.4),
+            Clear(path=BSDS / "test", degradation="haze", weight=0.08, augment="mirror", tones=0.4),
+            Clear(path=I_HAZE / "train/clear", degradation="haze", drop=I_HELD, weight=0.03, tones=0.4),
+            Clear(path=DIV2K, degradation="haze", weight=0.03, augment="mirror", tones=0.4),
+            Clear(path=BSDS / "train", degradation="none", weight=0.06, augment="mirror"),
+            Clear(path=BSDS / "test", degradation="none", weight=0.1, augment="mirror"),
+            Clear(path=DIV2K, degradation="none", weight=0.03, augment="mirror"),
         ),
         validation=(
-            Pairs(path=_O_HAZE, split="train", keep=_O_HELD),
-            Pairs(path=_I_HAZE, split="train", keep=_I_HELD),
-            Pairs(path=_NH_HAZE, split="train", keep=_NH_HELD),
-            Scenes(path=_RGBD, split="train", ranges="its", keep=_SCENES_HELD),
-            Clear(path=_BSDS / "val", degradation="haze", keep=((0, 5),)),
-            Clear(path=_BSDS / "val", degradation="none", keep=((6, 9),)),
+            Pairs(path=O_HAZE, split="train", keep=O_HELD),
+            Pairs(path=I_HAZE, split="train", keep=I_HELD),
+            Pairs(path=NH_HAZE, split="train", keep=NH_HELD),
+            Scenes(path=RGBD, split="train", ranges="its", keep=SCENES_HELD),
+            Clear(path=BSDS / "val", degradation="haze", keep=((0, 5),)),
+            Clear(path=BSDS / "val", degradation="none", keep=((6, 9),)),
         ),
         loss="psnr",
         psnr_ceiling=40.0,

@@ -39,6 +39,7 @@ from fairweather.training.restoration import (
     derain_start,
     ema,
 )
+from fairweather.training.sets import BSDS, DIV2K
 
 # The training-time parts ------------------------------------------------------------------------------------------
 
@@ -304,8 +305,6 @@ OFFICIAL_FREEZE_AFTER: dict[str, int | None] = {
 }
 """When the release holds the encoder, by task; with Restormer's blocks never when deblurring either."""
 
-_BSDS, _DIV2K = Path("bsds500"), Path("div2k_crops")
-
 
 def _small(recipe: str, plain: TrainConfig) -> TrainConfig:
     """A plain recipe's data and length, with a small network with ConStyle; held after the release's share of steps."""
@@ -383,11 +382,11 @@ def constyle_pretrain() -> TrainConfig:
         model="constyle",
         task="encode",
         sources=(
-            Clear(path=_BSDS / "train", degradation="mixed", weight=0.32),
-            Clear(path=_BSDS / "test", degradation="mixed", weight=0.48),
-            Clear(path=_DIV2K, degradation="mixed", weight=0.2),
+            Clear(path=BSDS / "train", degradation="mixed", weight=0.32),
+            Clear(path=BSDS / "test", degradation="mixed", weight=0.48),
+            Clear(path=DIV2K, degradation="mixed", weight=0.2),
         ),
-        validation=(Clear(path=_BSDS / "val", degradation="mixed"),),
+        validation=(Clear(path=BSDS / "val", degradation="mixed"),),
         contrast=Contrast(fill_queue_first=False),
         pretrain=Pretrain(),
         steps=400_000,

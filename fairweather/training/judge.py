@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,20 @@ from fairweather.errors import UsageError
 from fairweather.models.judge import WHOLE, Judge
 from fairweather.training.config import TrainConfig
 from fairweather.training.restoration import Restoration
+from fairweather.training.sets import (
+    BSDS,
+    DIV2K,
+    I_HAZE,
+    I_HELD,
+    NH_HAZE,
+    NH_HELD,
+    O_HAZE,
+    O_HELD,
+    RGBD,
+    ROADSCENE,
+    ROADSCENE_HELD,
+    SCENES_HELD,
+)
 
 
 class JudgeTraining(Restoration):
@@ -51,18 +64,6 @@ class JudgeTraining(Restoration):
 
 # Recipes ---------------------------------------------------------------------------------------------------------
 
-_BSDS, _DIV2K, _RGBD = Path("bsds500"), Path("div2k_crops"), Path("rgbd")
-_O_HAZE, _I_HAZE, _NH_HAZE, _ROADSCENE = (
-    Path("o_haze"),
-    Path("i_haze"),
-    Path("nh_haze"),
-    Path("roadscene_rain"),
-)
-# What the recipes of the restorers hold back is held back here.
-_O_HELD, _I_HELD, _NH_HELD = ((21, 24),), ((12, 13),), ((12, 13),)
-_ROADSCENE_HELD = ((61, 67), (173, 180))
-_SCENES_HELD = ((22, 22), (29, 30), (64, 66))
-
 
 def judge_small() -> TrainConfig:
     """What ails a picture: every kind of degradation that the other recipes know, real ones too, and clear pictures."""
@@ -73,47 +74,47 @@ def judge_small() -> TrainConfig:
         task="auto",
         sources=(
             *(
-                Clear(path=_BSDS / "train", degradation=name, weight=0.4 * share, tones=0.3)
+                Clear(path=BSDS / "train", degradation=name, weight=0.4 * share, tones=0.3)
                 for name, share in made
             ),
             *(
-                Clear(path=_BSDS / "test", degradation=name, weight=0.6 * share, tones=0.3)
+                Clear(path=BSDS / "test", degradation=name, weight=0.6 * share, tones=0.3)
                 for name, share in made
             ),
-            Scenes(path=_RGBD, split="train", drop=_SCENES_HELD, weight=0.04),
-            Pairs(path=_O_HAZE, split="train", drop=_O_HELD, weight=0.03, ailment="haze"),
-            Pairs(path=_I_HAZE, split="train", drop=_I_HELD, weight=0.02, ailment="haze"),
-            Pairs(path=_NH_HAZE, split="train", drop=_NH_HELD, weight=0.02, ailment="haze"),
-            Clear(path=_O_HAZE / "train/clear", degradation="none", drop=_O_HELD, weight=0.02),
-            Clear(path=_I_HAZE / "train/clear", degradation="none", drop=_I_HELD, weight=0.02),
-            Clear(path=_NH_HAZE / "train/clear", degradation="none", drop=_NH_HELD, weight=0.02),
-            Pairs(path=_ROADSCENE, split="train", drop=_ROADSCENE_HELD, weight=0.06, ailment="rain"),
+            Scenes(path=RGBD, split="train", drop=SCENES_HELD, weight=0.04),
+            Pairs(path=O_HAZE, split="train", drop=O_HELD, weight=0.03, ailment="haze"),
+            Pairs(path=I_HAZE, split="train", drop=I_HELD, weight=0.02, ailment="haze"),
+            Pairs(path=NH_HAZE, split="train", drop=NH_HELD, weight=0.02, ailment="haze"),
+            Clear(path=O_HAZE / "train/clear", degradation="none", drop=O_HELD, weight=0.02),
+            Clear(path=I_HAZE / "train/clear", degradation="none", drop=I_HELD, weight=0.02),
+            Clear(path=NH_HAZE / "train/clear", degradation="none", drop=NH_HELD, weight=0.02),
+            Pairs(path=ROADSCENE, split="train", drop=ROADSCENE_HELD, weight=0.06, ailment="rain"),
             *(
                 Clear(
-                    path=_ROADSCENE / "train/Vis/target",
+                    path=ROADSCENE / "train/Vis/target",
                     degradation=name,
-                    drop=_ROADSCENE_HELD,
+                    drop=ROADSCENE_HELD,
                     weight=share,
                 )
                 for name, share in (("roadscene_rain", 0.03), ("rain", 0.03), ("none", 0.1))
             ),
-            Clear(path=_DIV2K, degradation="none", weight=0.02),
+            Clear(path=DIV2K, degradation="none", weight=0.02),
         ),
         validation=(
             *(
-                Clear(path=_BSDS / "val", degradation=name, keep=((first, first + 5),))
+                Clear(path=BSDS / "val", degradation=name, keep=((first, first + 5),))
                 for first, name in zip(
                     range(0, 30, 6), ("none", "haze", "rain", "noise", "shake"), strict=True
                 )
             ),
-            Pairs(path=_O_HAZE, split="train", keep=_O_HELD, ailment="haze"),
-            Pairs(path=_I_HAZE, split="train", keep=_I_HELD, ailment="haze"),
-            Pairs(path=_NH_HAZE, split="train", keep=_NH_HELD, ailment="haze"),
-            Scenes(path=_RGBD, split="train", keep=_SCENES_HELD),
-            Pairs(path=_ROADSCENE, split="train", keep=_ROADSCENE_HELD, ailment="rain"),
-            Clear(path=_ROADSCENE / "train/Vis/target", degradation="none", keep=_ROADSCENE_HELD),
-            Clear(path=_O_HAZE / "train/clear", degradation="none", keep=_O_HELD),
-            Clear(path=_I_HAZE / "train/clear", degradation="none", keep=_I_HELD),
+            Pairs(path=O_HAZE, split="train", keep=O_HELD, ailment="haze"),
+            Pairs(path=I_HAZE, split="train", keep=I_HELD, ailment="haze"),
+            Pairs(path=NH_HAZE, split="train", keep=NH_HELD, ailment="haze"),
+            Scenes(path=RGBD, split="train", keep=SCENES_HELD),
+            Pairs(path=ROADSCENE, split="train", keep=ROADSCENE_HELD, ailment="rain"),
+            Clear(path=ROADSCENE / "train/Vis/target", degradation="none", keep=ROADSCENE_HELD),
+            Clear(path=O_HAZE / "train/clear", degradation="none", keep=O_HELD),
+            Clear(path=I_HAZE / "train/clear", degradation="none", keep=I_HELD),
         ),
         patch=256,
         batch=24,

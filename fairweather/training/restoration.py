@@ -25,6 +25,7 @@ from fairweather.models import model_info, restored
 from fairweather.models.layers import pad_to_multiple
 from fairweather.training.config import TrainConfig
 from fairweather.training.schedules import warmup_cosine
+from fairweather.training.sets import BSDS, DIV2K, ROADSCENE, ROADSCENE_HELD
 
 
 def restoration_loss(
@@ -126,12 +127,6 @@ class Restoration(LightningModule):
 
 # Recipes ---------------------------------------------------------------------------------------------------------
 
-_BSDS = Path("bsds500")
-_DIV2K = Path("div2k_crops")
-_ROADSCENE = Path("roadscene_rain")
-# Neighbouring numbers are neighbouring frames of one drive, so whole stretches are held back.
-_ROADSCENE_VALIDATION = ((61, 67), (173, 180))
-
 
 def derain_start() -> TrainConfig:
     """First stage of derain_small, half of it wide rain; it stops early in its cosine."""
@@ -142,23 +137,21 @@ def derain_start() -> TrainConfig:
         validation_channel="y",
         sources=(
             # RoadScene's rain always falls from the upper right: a half turn keeps that, a flip would not.
-            Pairs(
-                path=_ROADSCENE, split="train", drop=_ROADSCENE_VALIDATION, weight=0.4, augment="half_turn"
-            ),
+            Pairs(path=ROADSCENE, split="train", drop=ROADSCENE_HELD, weight=0.4, augment="half_turn"),
             Clear(
-                path=_ROADSCENE / "train/Vis/target",
+                path=ROADSCENE / "train/Vis/target",
                 degradation="roadscene_rain",
-                drop=_ROADSCENE_VALIDATION,
+                drop=ROADSCENE_HELD,
                 weight=0.15,
                 augment="half_turn",
             ),
-            Clear(path=_BSDS / "train", degradation="rain", weight=0.14),
-            Clear(path=_BSDS / "test", degradation="rain", weight=0.21),
-            Clear(path=_DIV2K, degradation="rain", weight=0.1),
+            Clear(path=BSDS / "train", degradation="rain", weight=0.14),
+            Clear(path=BSDS / "test", degradation="rain", weight=0.21),
+            Clear(path=DIV2K, degradation="rain", weight=0.1),
         ),
         validation=(
-            Pairs(path=_ROADSCENE, split="train", keep=_ROADSCENE_VALIDATION),
-            Clear(path=_BSDS / "val", degradation="rain", keep=((0, 9),)),
+            Pairs(path=ROADSCENE, split="train", keep=ROADSCENE_HELD),
+            Clear(path=BSDS / "val", degradation="rain", keep=((0, 9),)),
         ),
         steps=2000,
         decay_steps=6500,
@@ -189,11 +182,11 @@ def denoise_start() -> TrainConfig:
         model="nafnet_small",
         task="denoise",
         sources=(
-            Clear(path=_BSDS / "train", degradation="noise", weight=0.32),
-            Clear(path=_BSDS / "test", degradation="noise", weight=0.48),
-            Clear(path=_DIV2K, degradation="noise", weight=0.2),
+            Clear(path=BSDS / "train", degradation="noise", weight=0.32),
+            Clear(path=BSDS / "test", degradation="noise", weight=0.48),
+            Clear(path=DIV2K, degradation="noise", weight=0.2),
         ),
-        validation=(Clear(path=_BSDS / "val", degradation="noise", keep=((0, 9),)),),
+        validation=(Clear(path=BSDS / "val", degradation="noise", keep=((0, 9),)),),
         steps=6500,
     )
 
@@ -224,11 +217,11 @@ def deblur_small() -> TrainConfig:
         model="nafnet_small",
         task="deblur",
         sources=(
-            Clear(path=_BSDS / "train", degradation="shake", weight=0.33),
-            Clear(path=_BSDS / "test", degradation="shake", weight=0.5),
-            Clear(path=_DIV2K, degradation="shake", weight=0.17),
+            Clear(path=BSDS / "train", degradation="shake", weight=0.33),
+            Clear(path=BSDS / "test", degradation="shake", weight=0.5),
+            Clear(path=DIV2K, degradation="shake", weight=0.17),
         ),
-        validation=(Clear(path=_BSDS / "val", degradation="shake", keep=((0, 11),)),),
+        validation=(Clear(path=BSDS / "val", degradation="shake", keep=((0, 11),)),),
         loss="psnr",
         patch=128,
         steps=4000,
