@@ -72,9 +72,9 @@ class Result:
     """From decoded pixels to restored pixels."""
     warnings: tuple[str, ...] = ()
     findings: Mapping[str, float] | None = None
-    """What ails the picture that went in, with probabilities; from `load("auto")` alone."""
+    """What ails the picture that went in, with probabilities; from an `AutoRestorer` alone."""
     steps: tuple[str, ...] = ()
-    """The tasks that were done about it, in order; from `load("auto")` alone."""
+    """The tasks that were done about it, in order; from an `AutoRestorer` alone."""
 
     def save(self, path: str | Path, *, format: str | None = None, quality: int = 95) -> None:
         """Write the picture with the metadata of its source, whole or not at all."""

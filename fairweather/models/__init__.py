@@ -365,9 +365,8 @@ def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tupl
             f"{path} does not say which of our models it belongs to; train it with fairweather"
         )
     try:
-        found = json.loads(metadata.get("model_args", "{}"))
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-        net = _built(name, arguments | overrides)
+        arguments = json.loads(metadata.get("model_args", "{}"))
+        net = _built(name, dict(arguments.items()) | overrides)
     except (ValueError, AttributeError) as error:
         raise WeightsError(f"{path} has unusable model_args ({error}); train it again") from None
     return _filled(net, state, f"weights of {name}"), metadata
@@ -375,6 +374,8 @@ def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tupl
 
 def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Random weights; an unknown or impossible argument is a UsageError."""
+    # Numbers that came through JSON are in lists, and constructors take tuples.
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     build = model_info(name).build
     known = set(inspect.signature(build).parameters)
     for argument in arguments:
@@ -383,7 +384,7 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         return build(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name} cannot be built with {dict(arguments)}: {error}") from None
+        raise UsageError(f"{name} cannot be built with {arguments}: {error}") from None
 
 
 def choose_weights(name: str, task: str) -> Weights:

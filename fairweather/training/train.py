@@ -148,14 +148,10 @@ def network(config: TrainConfig) -> nn.Module:
     """
     if config.pretrain:
         return Prompter(config.pretrain.classes or RELEASED_CLASSES)
-    # Numbers that came through JSON are in lists, and constructors take tuples.
-    arguments: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in config.model_args.items()
-    }
     state, metadata = read_weights(config.init) if config.init else ({}, {})
     if metadata.get("model") != "constyle":
-        return create_model(config.model, weights=config.init, **arguments)
-    net = create_model(config.model, **arguments)
+        return create_model(config.model, weights=config.init, **config.model_args)
+    net = create_model(config.model, **config.model_args)
     encoder = encoder_of(net)
     if encoder is None:
         raise UsageError(
