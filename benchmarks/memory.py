@@ -25,11 +25,13 @@ def run(model: str, side: int) -> None:
     """In the child: one forward pass, then print the peak."""
     import torch
 
-    from fairweather import create_model
+    from fairweather import MODELS, create_model
 
     net = create_model(model).eval().to(memory_format=torch.channels_last)
+    channels = {"visible": 3, "infrared": 1}
+    pictures = [torch.rand(1, channels[name], side, side) for name in MODELS[model].inputs]
     with torch.inference_mode():
-        net(torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last))
+        net(*(x.contiguous(memory_format=torch.channels_last) for x in pictures))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

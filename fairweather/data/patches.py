@@ -112,7 +112,7 @@ Item = Pair | Path | Scene
 def _items(source: Source, root: Path) -> list[Item]:
     """The items of a source that its ranges ask for, in natural order."""
     folder = root / source.path
-    if not folder.is_dir():
+    if not folder.exists():
         raise DataError(f"no folder {folder}; say where the data is with --set data_root=DIR")
     items = _all_items(source, folder)
     chosen = [

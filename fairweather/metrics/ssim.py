@@ -51,14 +51,25 @@ def ssim(
     >>> ssim(torch.full((1, 3, 16, 16), 0.5), torch.ones(1, 3, 16, 16))  # (1 + C1) / (1.25 + C1)
     tensor([0.8000], dtype=torch.float64)
     """
+    return ssim_map(output.double(), target.double(), data_range, border, window).flatten(1).mean(1)
+
+
+def ssim_map(
+    output: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    data_range: float = 1.0,
+    border: Border = "valid",
+    window: Window = "gaussian",
+) -> Float[Tensor, "b c h2 w2"]:
+    """What `ssim` is the mean of, with gradients and in the precision that comes in; arguments and errors as there."""
     if output.shape != target.shape:
         raise UsageError(
             f"output is {tuple(output.shape)} and target {tuple(target.shape)}; SSIM needs equal shapes"
         )
     side = WINDOWS[window]
     if border == "valid" and min(output.shape[-2:]) < side:
-        return torch.full((output.shape[0],), float("nan"), dtype=torch.float64, device=output.device)
-    x, y = (_bordered(p.double(), border, side // 2) for p in (output, target))
+        return output.new_full((*output.shape[:2], 1, 1), float("nan"))
+    x, y = (_bordered(p, border, side // 2) for p in (output, target))
     weights = _weights(window).to(x)
     mean_x, mean_y = _mean(x, weights), _mean(y, weights)
     count = side**2
@@ -69,7 +80,7 @@ def ssim(
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * cov + c2) / (var_x + var_y + c2)
-    return (luminance * structure).flatten(1).mean(1)
+    return luminance * structure
 
 
 def _bordered(x: Float[Tensor, "b c h w"], border: Border, half: int) -> Float[Tensor, "b c h2 w2"]:

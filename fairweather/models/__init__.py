@@ -19,7 +19,18 @@ from torch import Tensor, nn
 
 from fairweather import weights as weights_table
 from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.models import cleannet, dcmpnet, judge, kbnet, maxim, nafnet, restormer, uformer
+from fairweather.models import (
+    cleannet,
+    dcmpnet,
+    fusionnet,
+    judge,
+    kbnet,
+    maxim,
+    nafnet,
+    nitedr,
+    restormer,
+    uformer,
+)
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
@@ -115,6 +126,50 @@ MODELS: dict[str, ModelInfo] = {
         params=1_899_360,
         bytes_per_pixel=1050,
         multiple_of=8,
+        paper="arXiv 2402.18172, our size",
+    ),
+    "fusionnet": ModelInfo(
+        build=fusionnet.fusionnet,
+        task=("night",),
+        params=665_673,
+        bytes_per_pixel=2200,
+        multiple_of=1,
+        inputs=("visible", "infrared"),
+        from_published=fusionnet.published_fusionnet,
+        published_parts=("fusion_model", "refine_model"),
+        published_arguments=fusionnet.published_arguments,
+        tiling="exact",
+        paper="arXiv 2402.18172",
+    ),
+    "fusionnet_small": ModelInfo(
+        build=fusionnet.fusionnet_small,
+        task=("night",),
+        params=73_849,
+        bytes_per_pixel=850,
+        multiple_of=1,
+        inputs=("visible", "infrared"),
+        tiling="exact",
+        paper="arXiv 2402.18172, our size",
+    ),
+    "nitedr": ModelInfo(
+        build=nitedr.nitedr,
+        task=("night",),
+        params=34_321_097,
+        bytes_per_pixel=10_700,
+        multiple_of=8,
+        inputs=("visible", "infrared"),
+        from_published=nitedr.published_nitedr,
+        published_parts=("params", "fusion_model", "refine_model"),
+        published_arguments=fusionnet.published_arguments,
+        paper="arXiv 2402.18172",
+    ),
+    "nitedr_small": ModelInfo(
+        build=nitedr.nitedr_small,
+        task=("night",),
+        params=1_973_209,
+        bytes_per_pixel=1150,
+        multiple_of=8,
+        inputs=("visible", "infrared"),
         paper="arXiv 2402.18172, our size",
     ),
     "nafnet": ModelInfo(
@@ -419,13 +474,11 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
     info = model_info(name)
     if info.from_published is None:
         raise UsageError(f"{name} is our own configuration; nothing is published for it")
-    state = state_dict
-    for key in ("params_ema", "params", "state_dict"):
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    parts = [part for part in info.published_parts if isinstance(state.get(part), Mapping)]
-    if parts:
+    state: Mapping[str, Any] = state_dict
+    if not any(part in state for part in info.published_parts):
+        around = (state.get(key) for key in ("params_ema", "params", "state_dict"))
+        state = next((inner for inner in around if isinstance(inner, Mapping)), state)
+    if parts := [part for part in info.published_parts if isinstance(state.get(part), Mapping)]:
         state = {f"{p}.{k.removeprefix('module.')}": v for p in parts for k, v in state[p].items()}
     for key, value in state.items():
         if not isinstance(value, Tensor | np.ndarray | np.generic):

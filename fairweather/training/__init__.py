@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fairweather.training import dcmpnet, irconstyle, judge, restoration
+from fairweather.training import dcmpnet, irconstyle, judge, nitedr, restoration
 from fairweather.training.config import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
@@ -16,6 +16,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "deblur_small": restoration.deblur_small,
     "judge_small": judge.judge_small,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
+    "fusion_small": nitedr.fusion_small,
+    "fusion_official": nitedr.fusion_official,
     "constyle_derain": irconstyle.constyle_derain,
     "constyle_denoise": irconstyle.constyle_denoise,
     "constyle_deblur": irconstyle.constyle_deblur,

@@ -141,6 +141,54 @@ class Pretrain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """How FusionNet is trained (arXiv 2402.18172; see losses/fusion.py and training/nitedr.py)."""
+
+    __pydantic_config__ = STRICT
+    cleaner: str = "derain"
+    """What cleans the visible pictures, once, before the first step: a task, a model or a .safetensors; "none" takes
+    them as they are."""
+    measure: Literal["vgg", "picture", "none"] = "vgg"
+    """Where the information of the sources is measured, which weighs them: in VGG-16's maps, in the picture itself
+    (what the release does), or nowhere: both count alike (what it then uses)."""
+    vgg: str = ""
+    """Weights of VGG-16 for it: a file with torchvision's names, "download", or "random"."""
+    c: float = 3200.0
+    """Divides the information; with 3200 both count alike, with 0.002 the richer source counts more."""
+    data_range: float = 1.0
+    """Of SSIM; 255 is the release's, and less than 1 counts fainter detail."""
+    ssim: float = 1.0
+    """Factor of 1 - SSIM with the sources."""
+    mse: float = 20.0
+    """Factor of the squared difference from the sources."""
+    edges: float = 0.0
+    """Factor of the difference from the steeper of the two gradients (ours)."""
+    cascades: int = 3
+    """Times that a refined picture goes through the networks again."""
+    fidelity: float = 1.5
+    """Factor of the illumination's squared difference from the picture, beside its smoothness."""
+    per_pixel: bool = False
+    """Smooth the illumination except at the picture's edges, as was meant; see losses/fusion.py."""
+    refinement_rate: float = 3e-4
+    """Learning rate of the refinement."""
+    official: bool = False
+    """The release's order of things: colours of both sources mixed, limited ranges, two passes a step."""
+
+    def __post_init__(self) -> None:
+        if self.measure == "vgg" and not self.vgg:
+            raise UsageError(
+                "fusion.measure=vgg needs VGG-16: set fusion.vgg to a file with torchvision's weights, to download, or "
+                "to random; or set fusion.measure to picture or none"
+            )
+        for name in ("ssim", "mse", "edges", "fidelity"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"fusion.{name}={getattr(self, name)} must be 0 or more")
+        for name in ("c", "data_range", "cascades", "refinement_rate"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"fusion.{name}={getattr(self, name)} must be more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One complete run. `fairweather train RECIPE --set steps=1000 --set batch=4` changes any field."""
 
@@ -152,7 +200,7 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the network."""
     task: str
-    """What it learns: derain, denoise, deblur, dehaze; encode, of an encoder."""
+    """What it learns: derain, denoise, deblur, dehaze, night (fusion); encode, of an encoder."""
     sources: tuple[TaggedSource, ...]
     """Where training patches come from."""
     validation: tuple[TaggedSource, ...]
@@ -168,6 +216,8 @@ class TrainConfig:
     """For a network with ConStyle: train its encoder by contrast; null trains it by the pixel loss alone."""
     pretrain: Pretrain | None = None
     """For model=constyle: train the encoder without a restorer."""
+    fusion: Fusion | None = None
+    """For FusionNet: how it learns to fuse visible and infrared pictures, which sources of pairs bring."""
     recalibrate_bn: int = 0
     """Batches to compute the statistics of ConStyle's batch norms from before the first step: published averages
     hold none."""
@@ -263,6 +313,10 @@ class TrainConfig:
             raise UsageError(
                 f"progressive={[[*stage] for stage in self.progressive]} must be (until step, patch, batch) of 1 or "
                 "more, each until later than the one before"
+            )
+        if self.fusion and not all(isinstance(source, Pairs) for source in self.sources + self.validation):
+            raise UsageError(
+                "fusion learns from pictures of two cameras: sources and validation must be pairs"
             )
         if self.contrast:
             self._check_contrast(self.contrast)

@@ -39,6 +39,7 @@ from fairweather.training.irconstyle import (
     recalibrate_bn,
 )
 from fairweather.training.judge import JudgeTraining
+from fairweather.training.nitedr import FusionTraining, fused_sources
 from fairweather.training.restoration import Restoration
 from fairweather.weights import read_weights, save_weights, sha256
 
@@ -77,7 +78,8 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     module = system(network(config).train(), config)
     patches = training_set(config)
     held_back = JudgedPictures if config.task == "auto" else Pictures
-    pictures = DataLoader(held_back(config.validation, root=config.data_root), batch_size=1)
+    validation = fused_sources(config.validation, config) if config.fusion else config.validation
+    pictures = DataLoader(held_back(validation, root=config.data_root), batch_size=1)
     checkpoints = Checkpoints(
         run / "checkpoints",
         every=config.checkpoint_every,
@@ -93,7 +95,8 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         _write_start(config, run)
     # Of two networks, only one is in the loss that takes a step; nor is an encoder that is held.
     held = config.contrast is not None and config.contrast.freeze_after is not None
-    together = "ddp_find_unused_parameters_true" if config.two_tasks or held else "ddp"
+    apart = config.two_tasks or config.fusion or held
+    together = "ddp_find_unused_parameters_true" if apart else "ddp"
     trainer = Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -171,6 +174,8 @@ def system(net: nn.Module, config: TrainConfig) -> Restoration:
         return PrompterTraining(net, config)
     if config.task == "auto":
         return JudgeTraining(net, config)
+    if config.fusion:
+        return FusionTraining(net, config)
     if config.contrast:
         return ConStyleTraining(net, config)
     return TwoTaskTraining(net, config) if config.two_tasks else Restoration(net, config)
@@ -179,7 +184,7 @@ def system(net: nn.Module, config: TrainConfig) -> Restoration:
 def training_set(config: TrainConfig) -> Dataset[Any]:
     """The patches that a configuration asks for, as its system takes them; the log says what they are made of."""
     patches = Patches(
-        config.sources,
+        fused_sources(config.sources, config) if config.fusion else config.sources,
         root=config.data_root,
         size=config.patch,
         seed=config.seed,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from cases import published, stored
 from torch import Tensor, nn
 
+from fairweather.losses.fusion import refinement_terms
 from fairweather.models.cleannet import MDFFN, TSSA, AgMoE, published_cleannet, sparse_block
 from fairweather.models.fusionnet import (
     Cascade,
@@ -27,9 +28,6 @@ from fairweather.models.restormer import cosines
 
 MODULE, CLEANNET, LOSS, GRADIENT = 1e-5, 2e-5, 1e-4, 1e-3
 """Absolute for modules and for CleanNet, relative for losses and gradients."""
-
-OFFSETS = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2), (2, 1), (2, -1), (1, 2), (1, -2), (2, 2), (2, -2))
-"""Rows and columns to the neighbours that the smoothness of the illumination is about."""
 
 State = dict[str, Tensor]
 
@@ -196,18 +194,8 @@ def fusion() -> FusionNet:
 
 
 def refinement_loss(cascade: Cascade) -> Tensor:
-    """Specification 5.1, its weights of nearly 1 included."""
-    total = torch.zeros(())
-    for u, i in zip(cascade.inputs, cascade.illumination, strict=True):
-        total = total + 1.5 * F.mse_loss(i, u)
-        h, w = u.shape[-2:]
-        for dy, dx in OFFSETS:
-            here = slice(0, h - dy), slice(max(0, -dx), w - max(0, dx))
-            there = slice(dy, h), slice(max(0, dx), w - max(0, -dx))
-            du, di = (t[..., *there] - t[..., *here] for t in (u, i))
-            weight = (-0.005 * du.square().sum(dim=1)).exp().mean()
-            total = total + 2 * weight * di.abs().mean()
-    return total
+    terms = refinement_terms(cascade.inputs, cascade.illumination)
+    return 1.5 * terms.fidelity + terms.smoothness
 
 
 @torch.inference_mode()
