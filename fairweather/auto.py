@@ -166,9 +166,6 @@ class AutoRestorer:
         return f"AutoRestorer({self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
 
 
-AnyRestorer = Restorer | AutoRestorer
-
-
 def _of_several(progress: Callable[[int, int], None], number: int, steps: int) -> Callable[[int, int], None]:
     """Progress of one step, told as progress of them all."""
     return lambda done, total: progress(number * total + done, steps * total)

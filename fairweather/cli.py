@@ -74,8 +74,12 @@ def main() -> None:
 # Restoring -------------------------------------------------------------------------------------------------------
 
 
-def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
-    """Add the command of one task; they all take the same options, but --depth where there is none."""
+OPTIONS_OF = {"dehaze": {"depth"}, "night": {"ir", "fusion", "keep_steps"}}
+"""Options that one command alone has."""
+
+
+def _add_task(task: str, help: str) -> None:
+    """Add the command of one task; they all take the same options, but for OPTIONS_OF."""
 
     def restore(
         inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for stdin.")],
@@ -105,6 +109,23 @@ def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
                 "for several pictures a folder.",
             ),
         ] = None,
+        ir: Annotated[
+            str | None,
+            typer.Option(
+                help="The infrared picture; a folder, for those of equal stem; or a CSV file with columns visible and "
+                "infrared."
+            ),
+        ] = None,
+        fusion: Annotated[
+            float, typer.Option(help="How much of the infrared picture: 0 is none, 1 the full effect.")
+        ] = 1.0,
+        keep_steps: Annotated[
+            bool,
+            typer.Option(
+                "--keep-steps",
+                help="Also write the cleaned picture and the share of infrared: NAME.clean.*, NAME.infrared.png.",
+            ),
+        ] = False,
         device: Device = "auto",
         precision: Precision = "auto",
         max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = 100.0,
@@ -118,12 +139,24 @@ def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
 
         keep_memory()
         size = _tile(tile)
-        if compare and output == "-":
-            raise UsageError("--compare writes a second file, and -o - has no place for it; give -o a file")
-        jobs = plan(inputs, task=task, output=output, depth=depth, format=format)
+        for option, wanted in (("--compare", compare), ("--keep-steps", keep_steps)):
+            if wanted and output == "-":
+                raise UsageError(
+                    f"{option} writes more files, and -o - has no place for them; give -o a file"
+                )
+        jobs = plan(
+            inputs,
+            task=task,
+            output=output,
+            depth=depth,
+            format=format,
+            infrared=ir,
+            keep_steps=keep_steps,
+        )
         restorer = load(task, model=model, device=device, precision=precision)
         options = Options(
             strength=strength,
+            fusion=fusion,
             tile=size,
             format=format,
             existing=existing,
@@ -155,16 +188,17 @@ def _add_task(task: str, help: str, *, finds_depth: bool = False) -> None:
         if worst:
             raise typer.Exit(worst)
 
-    if not finds_depth:
-        signature = inspect.signature(restore, eval_str=True)
-        options = [option for option in signature.parameters.values() if option.name != "depth"]
-        restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    others = set().union(*(names for owner, names in OPTIONS_OF.items() if owner != task))
+    signature = inspect.signature(restore, eval_str=True)
+    options = [option for option in signature.parameters.values() if option.name not in others]
+    restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
     app.command(task, help=help)(restore)
 
 
-_add_task("dehaze", "Remove haze and fog.", finds_depth=True)
+_add_task("dehaze", "Remove haze and fog.")
 _add_task("derain", "Remove rain, by day and by night.")
 _add_task("denoise", "Remove colour noise.")
+_add_task("night", "Remove rain at night, and fuse with an infrared camera where there is one.")
 
 
 def _tile(text: str) -> int | Literal["auto"]:
@@ -232,9 +266,12 @@ def models_info(name: str, as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     data: Annotated[
-        Path, typer.Option(help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing.")
+        Path,
+        typer.Option(
+            help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing; two cameras for night."
+        ),
     ],
-    task: Annotated[str, typer.Option(help="derain, dehaze or denoise.")],
+    task: Annotated[str, typer.Option(help="derain, dehaze, denoise or night.")],
     model: Model = None,
     split: Annotated[
         str | None, typer.Option(help="By default the test split, where there are splits.")
@@ -296,6 +333,14 @@ def evaluate(
             f"depth, up to scale and shift, of {report.depth.count} pictures: "
             f"abs-rel {report.depth.abs_rel:.4f}, within a factor of 1.25 {report.depth.delta_125:.4f}"
         )
+    if report.fusion:
+        from fairweather.metrics.fusion import PAPER, FusionScores
+
+        print("fused, against the infrared and the clear visible pictures (lower is better for mse alone)")
+        print(f"{'':16} " + " ".join(f"{name:>9}" for name in FusionScores._fields))
+        of = {"ours": report.fusion.fused, "plain average": report.fusion.average, "paper's NiteDR": PAPER}
+        for who, scores in of.items():
+            print(f"{who:16} " + " ".join(f"{value:9.4f}" for value in scores))
     if json_file:
         report.save(json_file)
 

@@ -18,9 +18,9 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from fairweather import __version__
-from fairweather.auto import AnyRestorer
 from fairweather.data.degradations import paper_noise, random_depth_haze
 from fairweather.data.depth import Depth, Scene, find_scenes, read_depth, read_scene
+from fairweather.data.night import find_triples
 from fairweather.data.pairs import (
     Pair,
     clear_pictures,
@@ -34,11 +34,16 @@ from fairweather.data.pairs import (
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.files import written_whole
 from fairweather.images import read_picture
+from fairweather.loading import AnyRestorer
 from fairweather.metrics import PROFILES, DepthScores, Profile, ScoreTable, depth_scores, score
+from fairweather.metrics.fusion import FusionScores, fusion_scores
 from fairweather.models import MODELS
+from fairweather.models.fusionnet import rgb_to_ycrcb
 from fairweather.models.layers import pad_to_multiple
+from fairweather.night import NightRestorer
+from fairweather.pipeline import Result
 
-PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer"}
+PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer", "night": "nitedr"}
 """What the papers of each task score by; rgb for the others."""
 SIGMAS = (15.0, 25.0, 50.0)
 """Noise of the denoising papers' tables, in 8-bit grey levels."""
@@ -53,8 +58,16 @@ class Read(NamedTuple):
     """Where it is known."""
 
 
-Item = tuple[str, str, Path | None, Callable[[], Read]]
-"""Name, group, depth map, and a call that reads all three: only one pair is in memory at a time."""
+class Item(NamedTuple):
+    """One picture to score; it is read when its turn comes, so that only one is in memory at a time."""
+
+    name: str
+    group: str
+    depth: Path | None
+    """Its depth map, where there is one."""
+    read: Callable[[], Read]
+    infrared: Path | None = None
+    """Its partner of the infrared camera, for fusion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +79,20 @@ class DepthMeans:
     delta_125: float
     data_sha256: str
     """Of the depth maps, as in Evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionMeans:
+    """Means of `metrics.fusion.fusion_scores` over the pictures, against the infrared and the clear visible one."""
+
+    count: int
+    fused: FusionScores
+    average: FusionScores
+    """Of the plain average of the cleaned and the infrared picture: what costs nothing."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"count": self.count, "fused": self.fused._asdict(), "average": self.average._asdict()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +116,13 @@ class Evaluation:
     table: ScoreTable
     depth: DepthMeans | None
     """None where the network gives no depth or the data set has no depth maps."""
+    fusion: FusionMeans | None = None
+    """Of the task night: the table is of the cleaned pictures, this of the fused ones."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: at least model, weights_sha256, task, profile, count, mean and input."""
         overall = self.table.overall()
-        plain = [f.name for f in dataclasses.fields(self) if f.name not in ("table", "depth")]
+        plain = [f.name for f in dataclasses.fields(self) if f.name not in ("table", "depth", "fusion")]
         record = {name: getattr(self, name) for name in plain}
         return record | {
             "count": overall.count,
@@ -101,6 +130,7 @@ class Evaluation:
             "input": {"psnr": overall.input_psnr, "ssim": overall.input_ssim},
             "psnr_interval_95": list(self.table.interval()),
             "depth": dataclasses.asdict(self.depth) if self.depth else None,
+            "fusion": self.fusion.as_dict() if self.fusion else None,
             "groups": {name: dataclasses.asdict(means) for name, means in self.table.groups().items()},
             "pictures": [row._asdict() for row in self.table.rows],
         }
@@ -128,7 +158,9 @@ def evaluate(
 
     Args:
         root: pairs in any layout of `data/pairs.py`; for denoising also clear pictures, which get noise; for dehazing
-            also clear pictures with depth maps (data/depth.py), which get haze.
+            also clear pictures with depth maps (data/depth.py), which get haze; for night pictures of two cameras
+            (data/night.py), of which the cleaned ones are scored by the profile and the fused ones by
+            metrics/fusion.py.
         split: by default the test split, where the set is split.
         profile: a name in `metrics.PROFILES`, by default what the task's papers use; it also decides how pictures are
             cropped or padded, and what noise is like. One call has one profile.
@@ -155,12 +187,18 @@ def evaluate(
         rule += f"; padded by reflection to multiples of {multiple}"
     table = ScoreTable()
     depths: list[tuple[Path, DepthScores]] = []
-    for number, (name, group, depth_file, read) in enumerate(items, start=1):
+    fusions: list[tuple[FusionScores, FusionScores]] = []
+    for number, (name, group, depth_file, read, infrared) in enumerate(items, start=1):
         degraded, target, depth = _cropped(read(), protocol.crop_multiple)
         height, width = degraded.shape[-2:]
         degraded, target = (pad_to_multiple(x[None], multiple)[0] for x in (degraded, target))
-        result = restorer.restore(degraded, tile=tile)
-        table.add(name, group, score(chosen, result.image, target), score(chosen, degraded, target))
+        if isinstance(restorer, NightRestorer):
+            result = restorer.restore(degraded, infrared, tile=tile)
+            fusions.append(_fusion_scores(result, target))
+        else:
+            result = restorer.restore(degraded, tile=tile)
+        restored = result.image if result.clean is None else result.clean
+        table.add(name, group, score(chosen, restored, target), score(chosen, degraded, target))
         if depth_file and depth and result.depth is not None:
             disparity = result.depth[..., :height, :width]
             depths.append((depth_file, depth_scores(disparity, depth.depth, depth.known)))
@@ -181,6 +219,7 @@ def evaluate(
         tile=tile,
         table=table,
         depth=_depth_means(depths),
+        fusion=_fusion_means(fusions),
     )
 
 
@@ -202,6 +241,8 @@ def pictures_of(
         profile: says what noise is like.
     """
     base = split_folder(root, split) if root.is_dir() else root
+    if task == "night":
+        return _of_two_cameras(root, split)
     if not root.is_dir() or has_pairs(base):
         if sigmas:
             raise UsageError(f"{root} holds pairs already; --sigma is for clear pictures")
@@ -270,7 +311,7 @@ def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]
     files = [file for p in found.pairs for file in (p.degraded, p.target)]
     maps = [_depth_map(p.target) for p in found.pairs]
     items: list[Item] = [
-        (p.degraded.name, p.group, m, partial(_read_pair, p, m))
+        Item(p.degraded.name, p.group, m, partial(_read_pair, p, m))
         for p, m in zip(found.pairs, maps, strict=True)
     ]
     return found.rule, files, items
@@ -303,7 +344,7 @@ def _with_noise(
     kind = "clipped and cut to 8 bit" if profile.clip_noise else "not clipped"
     rule = f"noise on clear pictures: NumPy legacy generator seeded 0 for each, {kind}"
     items: list[Item] = [
-        (f.name, f"sigma {s:g}", None, partial(_read_noisy, f, s, profile)) for s in sigmas for f in files
+        Item(f.name, f"sigma {s:g}", None, partial(_read_noisy, f, s, profile)) for s in sigmas for f in files
     ]
     return rule, files, items
 
@@ -320,7 +361,7 @@ def _with_haze(root: Path, split: str | None) -> tuple[str, list[Path], list[Ite
     files = [file for scene in scenes for file in (scene.picture, scene.depth)]
     rule = "hazed by their depth: beta 0.6 to 1.8 and airlight 0.7 to 1 as RESIDE's ITS, seeded by number"
     items: list[Item] = [
-        (s.picture.name, "its", s.depth, partial(_read_hazed, s, i)) for i, s in enumerate(scenes)
+        Item(s.picture.name, "its", s.depth, partial(_read_hazed, s, i)) for i, s in enumerate(scenes)
     ]
     return rule, files, items
 
@@ -329,6 +370,36 @@ def _read_hazed(scene: Scene, number: int) -> Read:
     clear, depth = read_scene(scene)
     hazy, target = random_depth_haze(clear, depth.depth, Generator().manual_seed(number), ranges="its")
     return Read(hazy, target, depth)
+
+
+def _of_two_cameras(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
+    triples = find_triples(root, split=split)
+    pairs = [Pair(t.visible, t.clear or t.visible, t.visible.parent.name) for t in triples]
+    files = [file for p, t in zip(pairs, triples, strict=True) for file in (p.degraded, p.target, t.infrared)]
+    rule = "visible and infrared pictures of equal stem"
+    if not all(t.clear for t in triples):
+        rule += "; no clear pictures: the visible ones count as clear, and what cleaning changes is scored"
+    items = [
+        Item(p.degraded.name, p.group, None, partial(_read_pair, p, None), t.infrared)
+        for p, t in zip(pairs, triples, strict=True)
+    ]
+    return rule, files, items
+
+
+def _fusion_scores(result: Result, target: Tensor) -> tuple[FusionScores, FusionScores]:
+    """Of the fused picture, and of the plain average that it should be better than."""
+    clean, heat = result.clean, result.infrared
+    assert isinstance(clean, Tensor)
+    assert heat is not None
+    average = (rgb_to_ycrcb(clean[None])[0, :1] + heat) / 2
+    return fusion_scores(result.image, target, heat), fusion_scores(average, target, heat)
+
+
+def _fusion_means(scored: Sequence[tuple[FusionScores, FusionScores]]) -> FusionMeans | None:
+    if not scored:
+        return None
+    fused, average = np.mean(np.array(scored), axis=0).tolist()
+    return FusionMeans(count=len(scored), fused=FusionScores(*fused), average=FusionScores(*average))
 
 
 def _depth_means(scored: Sequence[tuple[Path, DepthScores]]) -> DepthMeans | None:

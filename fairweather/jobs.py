@@ -7,7 +7,9 @@ seen = done + skipped + failed.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import functools
 import glob
 import re
 import sys
@@ -17,10 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from fairweather import images
-from fairweather.auto import AnyRestorer, done_about, told
+from fairweather.auto import done_about, told
 from fairweather.compare import side_by_side
+from fairweather.data.night import by_stem
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, PictureError, UsageError
+from fairweather.loading import AnyRestorer
+from fairweather.night import NightRestorer
 from fairweather.pipeline import PAST, Result
 
 Existing = Literal["skip", "overwrite", "error", "number"]
@@ -36,11 +41,24 @@ class Job:
     target: Path
     depth: Path | None = None
     """Where its depth goes, if it is wanted; a coloured picture of it goes beside."""
+    infrared: Path | None = None
+    """Its partner of the infrared camera, if there is one."""
+    keep_steps: bool = False
+    """Whether the cleaned picture and the share of infrared go beside the result."""
 
     def files(self) -> list[Path]:
         """All that it writes, but for standard output."""
         picture = [] if self.target == STREAM else [self.target]
-        return picture + list(depth_files(self.depth) if self.depth else [])
+        beside = depth_files(self.depth) if self.depth else ()
+        return [*picture, *beside, *(step_files(self.target) if self.keep_steps else ())]
+
+
+def step_files(target: Path) -> tuple[Path, Path]:
+    """Where the steps to a result go: what was cleaned, and the share of infrared (grey, white is all infrared)."""
+    return (
+        target.with_name(f"{target.stem}.clean{target.suffix}"),
+        target.with_name(f"{target.stem}.infrared.png"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +66,8 @@ class Options:
     """How to restore and write; the same for all jobs of a run."""
 
     strength: float = 1.0
+    fusion: float = 1.0
+    """Of infrared pictures; 0 to 1."""
     tile: int | Literal["auto"] = "auto"
     format: str | None = None
     existing: Existing = "skip"
@@ -77,7 +97,12 @@ class Outcome:
         if self.job.depth:
             grey, colour = depth_files(self.job.depth)
             beside += f", depth {grey} and {colour.name}"
+        if self.job.keep_steps:
+            beside += f", steps {' and '.join(file.name for file in step_files(self.job.target))}"
         found = f"{told(r.findings)}: {done_about(r.steps)}; " if r.findings else ""
+        if r.task == "night":  # what became of the infrared picture is part of the result
+            share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
+            found = "".join(f"{said}; " for said in (*share, *r.warnings))
         how = f"{found}{r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 
@@ -106,6 +131,12 @@ class Outcome:
                 "seconds": round(r.seconds, 3),
                 "warnings": list(r.warnings),
             }
+            if r.task == "night":
+                share = r.infrared_share
+                record |= {
+                    "infrared": self.job.infrared and str(self.job.infrared),
+                    "infrared_share": None if share is None else round(float(share.mean()), 4),
+                }
             if r.findings:
                 record |= {
                     "findings": {k: round(p, 4) for k, p in r.findings.items()},
@@ -166,7 +197,7 @@ def _is_input(path: Path, folder: Path, output: str | None) -> bool:
 def _is_result(path: Path) -> bool:
     """photo.derained.jpg, photo.derained-2.jpg, photo.derained.compare.png, photo.depth.png, photo.depth.colour.png"""
     words = "|".join([*PAST.values(), "compare"])
-    return bool(re.search(rf"\.(({words})(-\d+)?|depth(-\d+)?(\.colour)?)$", path.stem))
+    return bool(re.search(rf"\.(({words})(-\d+)?(\.clean|\.infrared)?|depth(-\d+)?(\.colour)?)$", path.stem))
 
 
 def plan(
@@ -176,8 +207,10 @@ def plan(
     output: str | None = None,
     depth: str | None = None,
     format: str | None = None,
+    infrared: str | None = None,
+    keep_steps: bool = False,
 ) -> list[Job]:
-    """Where each result goes.
+    """Where each result goes, and which infrared picture goes with it, see `partners`.
 
     Without `output` it lies beside its input: photo.jpg becomes photo.derained.jpg. A folder as output keeps names
     and tree; a file (or '-') takes a single result. The same holds for `depth`, a .png file or a folder, in which
@@ -208,15 +241,66 @@ def plan(
         beside = Path(depth) if depth else None
         if beside and depth_folder:
             beside /= inside.with_name(f"{inside.stem}.depth.png")
-        jobs.append(Job(source, target, beside))
+        jobs.append(Job(source, target, beside, keep_steps=keep_steps and target != STREAM))
     results: set[Path] = set()  # the shell's *.jpg names earlier results along with their sources
     for job in jobs:
         made = [*depth_files(job.source.with_name(f"{job.source.stem}.depth.png"))]
         made += [job.target, _comparison(job.target)] if output is None else []
         results.update(file.resolve() for file in made)
     jobs = [job for job in jobs if not (_is_result(job.source) and job.source.resolve() in results)]
+    if infrared is not None:
+        jobs = [
+            dataclasses.replace(job, infrared=partner)
+            for job, partner in zip(jobs, partners([job.source for job in jobs], infrared), strict=True)
+        ]
     _check_clashes(jobs)
     return jobs
+
+
+def partners(visible: Sequence[Path], infrared: str) -> list[Path | None]:
+    """The infrared picture of each visible one; None where there is none.
+
+    Args:
+        infrared: a file for one visible picture; a folder, for those of equal stem in it; or a CSV file with columns
+            visible and infrared, paths relative to it.
+
+    Raises:
+        UsageError: if there is no such file or folder, the list is none, or no picture has a partner.
+    """
+    path = Path(infrared)
+    if path.is_dir():
+        by = by_stem(path)
+        found = [by.get(source.stem) for source in visible]
+        rule = f"of equal stem in {infrared}, which holds {', '.join([*by][:3]) or 'no pictures'}"
+    elif not path.is_file():
+        raise UsageError(f"--ir {infrared}: no such file or folder")
+    elif path.suffix.lower() == ".csv":
+        listed = _listed_partners(path)
+        found = [listed.get(source.resolve()) for source in visible]
+        rule = f"in {infrared}, which lists {', '.join(p.name for p in [*listed][:3]) or 'no pairs'}"
+    elif len(visible) > 1:
+        raise UsageError(
+            f"--ir {infrared} is one picture, but there are {len(visible)} visible ones; give a folder or a CSV file"
+        )
+    else:
+        return [path]
+    if not any(found):
+        raise UsageError(f"--ir: none of the {len(visible)} visible pictures has a partner {rule}")
+    return found
+
+
+def _listed_partners(path: Path) -> dict[Path, Path]:
+    try:
+        rows = [*csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())]
+        pairs = {(path.parent / r["visible"]).resolve(): path.parent / r["infrared"] for r in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--ir {path} is no CSV file with columns visible and infrared ({type(error).__name__}: {error})"
+        ) from None
+    missing = [p for p in pairs.values() if not p.is_file()]
+    if missing:
+        raise UsageError(f"--ir {path} lists {len(missing)} missing infrared files, such as {missing[0]}")
+    return pairs
 
 
 def _is_folder(option: str, output: str, several: bool, count: int) -> bool:
@@ -252,7 +336,7 @@ def _check_clashes(jobs: list[Job]) -> None:
         for file in job.files():
             place = file.resolve()
             if place in sources:
-                option = "-o" if file == job.target else "--depth"
+                option = "--depth" if job.depth and file in depth_files(job.depth) else "-o"
                 raise UsageError(
                     f"{file} would overwrite the input {sources[place]}; choose another {option}"
                 )
@@ -260,7 +344,7 @@ def _check_clashes(jobs: list[Job]) -> None:
                 both = (
                     f"{made[place]} and {job.source}"
                     if made[place] != job.source
-                    else "a result and its depth"
+                    else "a result and what goes beside it"
                 )
                 raise UsageError(f"{both} would share the output {file}; rename one")
             made[place] = job.source
@@ -318,16 +402,34 @@ def _restore_one(
 ) -> Outcome:
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
     picture = images.read_picture(source, max_megapixels=options.max_megapixels)
-    result = restorer.restore(
-        picture,
-        strength=options.strength,
-        tile=options.tile,
-        depth=job.depth is not None,
-        progress=progress and (lambda i, n: progress(job, i, n)),
-    )
+    moving = progress and functools.partial(progress, job)
+    if isinstance(restorer, NightRestorer):
+        result = restorer.restore(
+            picture,
+            job.infrared,
+            strength=options.strength,
+            fusion=options.fusion,
+            tile=options.tile,
+            progress=moving,
+        )
+    else:
+        result = restorer.restore(
+            picture,
+            strength=options.strength,
+            tile=options.tile,
+            depth=job.depth is not None,
+            progress=moving,
+        )
     with contextlib.ExitStack() as together:  # without the picture there is no depth either
         if job.depth and result.depth is not None:
             together.enter_context(depth_written(result.depth, job.depth))
+        if job.keep_steps:
+            clean, share = step_files(job.target)
+            if result.clean is not None:
+                images.write_picture(result.clean, clean, format=options.format)
+            if result.infrared_share is not None:
+                grey = images.Picture(pixels=result.infrared_share.expand(3, -1, -1), mode="grey")
+                images.write_picture(grey, share)
         if job.target != STREAM:
             images.write_picture(result.image, job.target, format=options.format)
     if job.target == STREAM:

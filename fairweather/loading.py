@@ -8,16 +8,22 @@ from typing import Literal
 import torch
 
 from fairweather import weights
-from fairweather.auto import AnyRestorer, AutoRestorer
+from fairweather.auto import AutoRestorer
 from fairweather.errors import UsageError, unknown_name
 from fairweather.models import MODELS, choose_weights, create_model, from_file
+from fairweather.models.fusionnet import FusionNet
 from fairweather.models.judge import Judge
+from fairweather.models.nitedr import NiteDR
+from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
+
+AnyRestorer = Restorer | AutoRestorer | NightRestorer
 
 TASKS: dict[str, str] = {
     "dehaze": "dcmpnet_small",
     "derain": "nafnet_small",
     "denoise": "nafnet_small",
+    "night": "fusionnet_small",
 }
 """The model that each task uses unless another is named."""
 
@@ -33,8 +39,9 @@ def load(
     """Load the weights for a task, ready to restore.
 
     Args:
-        name: a task (dehaze, derain, denoise), a model name (its first task), or a .safetensors of ours. The file of a
-            judge gives an `AutoRestorer`, which judges each picture and does what it needs.
+        name: a task (dehaze, derain, denoise, night), a model name (its first task), or a .safetensors of ours. "night"
+            gives a `NightRestorer`, which also takes an infrared picture; the file of a judge gives an
+            `AutoRestorer`, which judges each picture and does what it needs.
         model: for a task, another model than its usual one, or a .safetensors of ours.
         device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
         precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.
@@ -80,6 +87,22 @@ def load(
         return AutoRestorer(
             net, model=model_name, sha256=digest, device=device, precision=precise, restorer=of_task
         )
+    if isinstance(net, NiteDR):
+        cleaner = Restorer(
+            net.cleannet,
+            model=model_name.replace("nitedr", "cleannet"),
+            task="derain",
+            sha256=digest,
+            device=device,
+            precision=precise,
+        )
+        return NightRestorer(
+            net.fusionnet, cleaner, model=model_name, sha256=digest, device=device, precision=precise
+        )
+    if isinstance(net, FusionNet):
+        usual = load("derain", device=device, precision=precision, backend=backend)
+        assert isinstance(usual, Restorer)
+        return NightRestorer(net, usual, model=model_name, sha256=digest, device=device, precision=precise)
     return Restorer(net, model=model_name, task=task, sha256=digest, device=device, precision=precise)
 
 

@@ -42,6 +42,7 @@ PAST: dict[str, str] = {
     "denoise": "denoised",
     "dehaze": "dehazed",
     "deblur": "deblurred",
+    "night": "night",
     "auto": "restored",
 }
 """What a restored file is called: photo.derained.jpg."""
@@ -75,6 +76,13 @@ class Result:
     """What ails the picture that went in, with probabilities; from an `AutoRestorer` alone."""
     steps: tuple[str, ...] = ()
     """The tasks that were done about it, in order; from an `AutoRestorer` alone."""
+    clean: Image | None = None
+    """The visible picture cleaned, before any fusion, of the kind of `image`; from a `NightRestorer` alone."""
+    infrared: Tensor | None = None
+    """(1, h, w) in [0, 1]: the infrared picture as it was fused, in line with the visible one; as `infrared_share`."""
+    infrared_share: Tensor | None = None
+    """(1, h, w) in [0, 1]: how much of the fused luma is the infrared picture's, see `night.infrared_share`; from a
+    `NightRestorer` that was given one."""
 
     def save(self, path: str | Path, *, format: str | None = None, quality: int = 95) -> None:
         """Write the picture with the metadata of its source, whole or not at all."""

@@ -42,21 +42,21 @@ def spans(length: int, tile: int, overlap: int, align: int = 1) -> list[tuple[in
 
 
 def run_tiled(
-    network: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b 3 h w"]],
-    picture: Float[Tensor, "3 h w"],
+    network: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k h w"]],
+    picture: Float[Tensor, "c h w"],
     *,
     tile: int,
     overlap: int = OVERLAP,
     align: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> Float[Tensor, "3 h w"]:
+) -> Float[Tensor, "k h w"]:
     """Run a network over a picture tile by tile.
 
     A network that looks no farther than half of `overlap` gives what it would give on the whole picture, up to the
     blending; one with global averages gives nearly that.
 
     Args:
-        network: keeps height and width; called with one tile at a time.
+        network: keeps height and width, not the number of channels; called with one tile at a time.
         tile: the largest side of a tile, at least 4 * overlap + align - 1, and at least align.
         align: see `spans`.
         progress: called with (tiles done, tiles in all).
@@ -67,11 +67,13 @@ def run_tiled(
             f"a tile of {tile} pixels is too small for overlap={overlap} and align={align}: expected {least} or more"
         )
     rows, columns = (spans(n, tile, overlap, align) for n in picture.shape[-2:])
-    result = torch.zeros_like(picture)
+    result = picture.new_zeros(0)
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):
             piece = network(picture[None, :, top:bottom, left:right])[0]
             weight = _ramp(rows, i)[:, None] * _ramp(columns, j)
+            if not len(result):
+                result = picture.new_zeros(len(piece), *picture.shape[-2:])
             result[:, top:bottom, left:right] += piece.to(result) * weight
             if progress:
                 progress(i * len(columns) + j + 1, len(rows) * len(columns))

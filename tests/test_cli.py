@@ -29,6 +29,7 @@ COMMANDS = [
     ["dehaze"],
     ["derain"],
     ["denoise"],
+    ["night"],
     ["evaluate"],
     ["train"],
     ["doctor"],

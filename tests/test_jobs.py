@@ -878,3 +878,64 @@ def test_depth_files_are_told() -> None:
     assert (record["depth"], record["depth_colour"]) == ("d/a.depth.png", "d/a.depth.colour.png")
     for outcome in (skipped, failed):
         assert not {"depth", "depth_colour"} & set(outcome.as_dict())
+
+
+# Infrared partners -----------------------------------------------------------------------------------------------
+
+
+def infrared_of(*inputs: str, ir: str, **options: Any) -> list[str | None]:
+    jobs = plan(inputs, task="night", infrared=ir, **options)
+    return [job.infrared and job.infrared.as_posix() for job in jobs]
+
+
+def test_partners_in_a_folder_have_the_same_stem_and_one_may_be_missing() -> None:
+    touch("vis/a.jpg", "vis/b.jpg", "ir/a.png", "ir/c.png", "ir/notes.txt")
+    assert infrared_of("vis", ir="ir", output="out") == ["ir/a.png", None]
+
+
+def test_a_list_of_pairs_names_partners_of_any_name() -> None:
+    touch("vis/a.jpg", "vis/b.jpg", "ir/x.png")
+    Path("vis/pairs.csv").write_text("visible,infrared\na.jpg,../ir/x.png\n")
+    assert infrared_of("vis", ir="vis/pairs.csv", output="out") == ["vis/../ir/x.png", None]
+
+
+def test_one_picture_takes_one_partner() -> None:
+    touch("a.jpg", "x.tiff")
+    assert infrared_of("a.jpg", ir="x.tiff") == ["x.tiff"]
+
+
+@pytest.mark.parametrize(
+    ("ir", "message"),
+    [
+        ("nothing", "--ir nothing: no such file or folder"),
+        ("other", "none of the 2 visible pictures has a partner of equal stem in other, which holds z"),
+        ("x.tiff", "x.tiff is one picture, but there are 2 visible ones"),
+        ("bad.csv", "bad.csv is no CSV file with columns visible and infrared .KeyError: 'visible'"),
+        ("gone.csv", "gone.csv lists 1 missing infrared files, such as gone.png"),
+        ("empty.csv", "none of the 2 visible pictures has a partner in empty.csv, which lists no pairs"),
+    ],
+)
+def test_partners_that_cannot_be_are_refused_before_work_starts(ir: str, message: str) -> None:
+    touch("vis/a.jpg", "vis/b.jpg", "other/z.png", "x.tiff")
+    Path("bad.csv").write_text("left,right\na,b\n")
+    Path("gone.csv").write_text("visible,infrared\nvis/a.jpg,gone.png\n")
+    Path("empty.csv").write_text("visible,infrared\n")
+    with pytest.raises(UsageError, match=message):
+        plan(["vis"], task="night", infrared=ir, output="out")
+
+
+def test_steps_lie_beside_the_result_and_are_no_inputs_of_a_second_run() -> None:
+    save("a.png")
+    (job,) = plan(["."], task="night", keep_steps=True)
+    names = ["a.night.png", "a.night.clean.png", "a.night.infrared.png"]
+    assert [file.name for file in job.files()] == names
+    save(*names)
+    assert [job.source.name for job in plan(["."], task="night", keep_steps=True)] == ["a.png"]
+
+
+def test_a_step_that_is_there_already_is_not_overwritten() -> None:
+    save("a.png", "a.night.clean.png")
+    jobs = plan(["a.png"], task="night", keep_steps=True)
+    (outcome,) = run(jobs, inverter, Options())
+    assert outcome.status == "skipped"
+    assert "a.night.clean.png exists" in outcome.message

@@ -17,6 +17,7 @@ from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from fairweather.images import Picture, write_picture
+from fairweather.training import nitedr
 
 FOLDERS = {
     "bsds500/train": 2,
@@ -25,6 +26,7 @@ FOLDERS = {
     "div2k_crops/train": 2,
     "roadscene_rain/train/Vis/input": 66,
     "roadscene_rain/train/Vis/target": 66,
+    "roadscene_rain/train/Inf/input": 66,
     "o_haze/train/hazy": 25,
     "o_haze/train/clear": 25,
     "i_haze/train/hazy": 14,
@@ -55,6 +57,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"train,{i},train/rgb/{i % 2:03}.png,train/depth/000.png,depth" for i in range(67)]
     (root / "rgbd/index.csv").write_text("\n".join(["split,name,rgb,depth,kind", *rows]) + "\n")
     return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where cleaned pictures are kept: not among the user's."""
+    folder = tmp_path_factory.getbasetemp() / "cleaned"
+    monkeypatch.setattr(nitedr, "CLEANED_CACHE", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,161 @@
+"""night: a visible picture cleaned of rain, and fused with an infrared one where there is one.
+
+import fairweather as fw
+result = fw.load("night").restore("car.jpg", infrared="car-ir.png")
+result.image            # fused
+result.clean            # before fusion
+result.infrared_share   # how much of each pixel is infrared
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fairweather.errors import FairweatherError, UsageError
+from fairweather.infrared import align, read_infrared
+from fairweather.models import MODELS
+from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
+from fairweather.pipeline import Image, Restorer, Result, like, to_picture
+from fairweather.tiling import run_tiled
+
+TILE = 512
+"""Side of the tiles of a fusion; they are exact, so that memory is all that it decides."""
+NEIGHBOURHOOD = 11
+"""Side of the window that the share of infrared is found in, in pixels."""
+
+
+def infrared_share(
+    fused: Float[Tensor, "1 h w"], visible: Float[Tensor, "1 h w"], infrared: Float[Tensor, "1 h w"]
+) -> Float[Tensor, "1 h w"]:
+    """How far a fused luma has gone from the visible one to the infrared one, 0 to 1, around each pixel.
+
+    s = sum (F - V)(L - V) / sum (L - V)^2 over a window: the share with which V + s (L - V) is nearest to F. Where the
+    two pictures are alike, it is 0.
+
+    >>> v, i = torch.rand(1, 16, 16), torch.rand(1, 16, 16)
+    >>> infrared_share(0.7 * v + 0.3 * i, v, i).mean().round(decimals=2)
+    tensor(0.3000)
+    """
+    apart = infrared - visible
+    products = torch.stack(((fused - visible) * apart, apart * apart))
+    half = NEIGHBOURHOOD // 2
+    above, below = F.avg_pool2d(products, NEIGHBOURHOOD, stride=1, padding=half, count_include_pad=False)
+    share: Tensor = (above / below.clamp_min(1e-5)).clamp(0, 1)
+    return share
+
+
+class NightRestorer:
+    """A cleaning restorer, and a FusionNet after it. Safe to use from several threads.
+
+    Args:
+        cleaner: removes rain from the visible picture.
+        net, model, sha256: of the fusion.
+    """
+
+    task = "night"
+    finds_depth = False
+
+    def __init__(
+        self, net: FusionNet, cleaner: Restorer, *, model: str, sha256: str, device: str, precision: str
+    ) -> None:
+        self.net = net.to(device).eval().requires_grad_(False)
+        self.cleaner = cleaner
+        self.model, self.sha256 = model, sha256
+        self.device, self.precision = device, precision
+
+    def restore(
+        self,
+        image: Image,
+        infrared: Image | None = None,
+        *,
+        strength: float = 1.0,
+        fusion: float = 1.0,
+        max_shift: float = 0.05,
+        tile: int | Literal["auto"] = "auto",
+        depth: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Result:
+        """Clean one visible picture and fuse it with an infrared one; without one it is cleaned alone.
+
+        Args:
+            image: the visible picture, as of `Restorer.restore`.
+            infrared: a path, bytes, PIL image, array or tensor; 8, 14 or 16 bits, of any size, see
+                `fairweather.infrared`. What was done to bring it into line is in the result's warnings.
+            strength: of the cleaning, as of `Restorer.restore`.
+            fusion: 0 leaves the cleaned picture, 1 is what the network says.
+            max_shift: the largest shift of the infrared picture that is corrected, as a share of the longer side.
+            depth: has no effect; there is none.
+
+        Raises:
+            PictureError: for what is not a picture, or an infrared one that does not fit the visible one.
+            UsageError: for a strength, fusion or tile out of range. Others as of `Restorer.restore`.
+        """
+        if not 0 <= fusion <= 1:
+            raise UsageError(f"fusion is {fusion:g}, expected 0 to 1 (1 is what the network says)")
+        start = time.perf_counter()
+        picture = to_picture(image)
+        heat = None if infrared is None else read_infrared(infrared)
+        cleaned = self.cleaner.restore(picture, strength=strength, tile=tile, depth=False, progress=progress)
+        after, warnings, share = cleaned.image, [*cleaned.warnings], None
+        if heat is None:
+            warnings.append("no infrared picture: cleaned, not fused")
+        else:
+            aligned = align(after.pixels, heat, max_shift=max_shift)
+            heat = aligned.infrared
+            warnings += aligned.warnings
+            pixels, share = self._fused(after.pixels, heat, fusion)
+            after = dataclasses.replace(after, pixels=pixels)
+        return Result(
+            image=like(image, after),
+            clean=like(image, cleaned.image),
+            infrared=heat,
+            infrared_share=share,
+            picture=after,
+            model=self.model,
+            task=self.task,
+            weights_sha256=self.sha256,
+            device=self.device,
+            precision=self.precision,
+            tiles=cleaned.tiles,
+            seconds=time.perf_counter() - start,
+            warnings=tuple(warnings),
+        )
+
+    @torch.inference_mode()
+    def _fused(
+        self, clean: Float[Tensor, "3 h w"], infrared: Float[Tensor, "1 h w"], fusion: float
+    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
+        """The fused picture, and the share of infrared in it."""
+        fused = run_tiled(
+            self._network,
+            torch.cat((clean, infrared)),
+            tile=TILE,
+            overlap=MODELS[self.model].overlap,
+        )
+        if not fused.isfinite().all():
+            raise FairweatherError(
+                f"{self.model} gave a value that is not finite for this picture; report it"
+            )
+        # Both have the same chroma, so that this mixes their lumas alone.
+        fused = torch.lerp(clean, fused, fusion)
+        before, now = (rgb_to_ycrcb(x[None])[0, :1] for x in (clean, fused))
+        return fused.clamp(0, 1), infrared_share(now, before, infrared)
+
+    def _network(self, both: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 h w"]:
+        x = both.to(self.device)
+        with torch.autocast(
+            torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            fused: Tensor = self.net(x[:, :3], x[:, 3:]).fused
+        return fused.float().cpu()
+
+    def __repr__(self) -> str:
+        return f"NightRestorer({self.model}, weights {self.sha256[:12]}, after {self.cleaner!r})"
