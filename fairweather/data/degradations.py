@@ -271,6 +271,49 @@ def add_photon_noise(clear: Picture, *, photons: float, generator: Generator) ->
     return torch.poisson(clear.clamp_min(0) * photons, generator=generator) / photons
 
 
+def add_camera_noise(
+    clear: Picture, *, sigma: float, read: float, smoothing: float, generator: Generator
+) -> Picture:
+    """The noise of a camera's file: made in linear light on a mosaic of single colours, then interpolated.
+
+    Each pixel of a Bayer mosaic counts photons of one colour, and red and blue are amplified to the white of daylight;
+    the two other colours of a pixel are means of its neighbours (only the noise is interpolated here, not the picture),
+    and the camera may smooth the result. So the noise is coarse, coloured, and depends on brightness.
+
+    Args:
+        sigma: standard deviation over the whole picture, in 8-bit grey levels of the file. read: share of it that does
+            not depend on brightness, 0 to 1. smoothing: sigma of a blur of the noise, in pixels; 0 is none.
+
+    >>> noisy = add_camera_noise(
+    ...     torch.full((3, 64, 64), 0.5), sigma=8, read=0.3, smoothing=0.5, generator=Generator().manual_seed(0)
+    ... )
+    >>> round(float(noisy.std()) * 255)
+    8
+    """
+    bell = gaussian_kernel(smoothing, across=smoothing, angle=0) if smoothing > 0 else None
+    margin = 1 + (0 if bell is None else bell.shape[-1] // 2)
+    light = decode_srgb(clear)
+    around = F.pad(light[None], (margin,) * 4, mode="replicate")[0]
+    gains = torch.tensor(WHITE_BALANCE).view(3, 1, 1)
+    deviation = (gains * ((1 - read) * around + read * around.mean())).sqrt()
+    height, width = around.shape[-2:]
+    sites = torch.zeros(3, height, width)
+    sites[0, ::2, ::2] = sites[1, ::2, 1::2] = sites[1, 1::2, ::2] = sites[2, 1::2, 1::2] = 1
+    noise = sites * deviation * torch.randn(1, height, width, generator=generator)
+    tent = torch.tensor([0.5, 1.0, 0.5]).outer(torch.tensor([0.5, 1.0, 0.5]))
+    noise = _convolve(noise, tent) / _convolve(sites, tent)  # at least one site of each colour in nine pixels
+    if bell is not None:
+        noise = _convolve(noise, bell)
+    # To display values by the slope of the tone curve, which is steep in the shadows, though cameras cap it there.
+    noise = noise / (light.clamp_min(0.02) ** (1 - 1 / 2.4))
+    scale = sigma / 255 / noise.square().mean().sqrt().clamp_min(1e-8)
+    return clear + scale * noise
+
+
+WHITE_BALANCE = (2.0, 1.0, 1.6)
+"""Gains of red, green and blue in daylight, as of most sensors."""
+
+
 def lower_contrast(clear: Picture, *, factor: float) -> Picture:
     """Draw all values towards the mean of their channel; 1 leaves the picture as it is, 0 leaves the mean.
 
@@ -401,6 +444,21 @@ def random_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     draw = _Draw(generator)
     sigma = draw.uniform(0, 55)
     return add_noise(clear, sigma=sigma, generator=generator, clip=draw.chance(0.2)), clear
+
+
+def random_camera_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A camera's file in poor light: noise of sigma 1 to 15 from a mosaic, smoothed at times, mostly through JPEG."""
+    draw = _Draw(generator)
+    noisy = add_camera_noise(
+        clear,
+        sigma=draw.log_uniform(1, 15),
+        read=draw.uniform(0.05, 0.8),
+        smoothing=draw.uniform(0.3, 1.2) if draw.chance(0.5) else 0.0,
+        generator=generator,
+    )
+    if draw.chance(0.7):
+        return compress(noisy, quality=int(draw.uniform(80, 99)), subsampling=draw.chance(0.5)), clear
+    return quantise(noisy), clear
 
 
 def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -756,6 +814,7 @@ def random_depth_haze(
 
 DEGRADATIONS: dict[str, Degradation] = {
     "noise": random_noise,
+    "camera_noise": random_camera_noise,
     "rain": random_rain,
     "roadscene_rain": random_roadscene_rain,
     "blur": random_blur,

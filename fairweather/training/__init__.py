@@ -12,6 +12,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "derain_small": restoration.derain_small,
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
+    "denoise_camera": restoration.denoise_camera,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
     "judge_small": judge.judge_small,

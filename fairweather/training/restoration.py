@@ -205,6 +205,27 @@ def denoise_small() -> TrainConfig:
     )
 
 
+def denoise_camera() -> TrainConfig:
+    """Third stage of denoise_small: noise as cameras make it, too, which is coarse, coloured and went through JPEG."""
+    before = denoise_small()
+    made = [
+        dataclasses.replace(source, degradation="camera_noise", weight=0.4 * source.weight)
+        for source in before.sources
+        if isinstance(source, Clear)
+    ]
+    held_back = Clear(path=BSDS / "val", degradation="camera_noise", keep=((10, 19),))
+    return dataclasses.replace(
+        before,
+        recipe="denoise_camera",
+        sources=(*before.sources, *made),
+        validation=(*before.validation, held_back),
+        init=Path("runs/denoise_small/weights.safetensors"),
+        learning_rate=4e-4,
+        steps=3500,
+        seed=2,
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
