@@ -154,7 +154,7 @@ class NightRestorer:
         with torch.autocast(
             torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
-            fused: Tensor = self.net(x[:, :3], x[:, 3:]).fused
+            fused: Tensor = self.net.fuse(x[:, :3], x[:, 3:])
         return fused.float().cpu()
 
     def __repr__(self) -> str:

@@ -72,6 +72,9 @@ class FusionTerms(NamedTuple):
     """w_v MSE(F, V) + w_l MSE(F, L)"""
     edges: Float[Tensor, ""]
     """mean |grad F - G|, where G is at each pixel the steeper of grad V and grad L (our extension, as in PIAFusion)."""
+    light: Float[Tensor, ""]
+    """mean |M(F) - 0.85 M(max(V, L))|, M the mean over a neighbourhood (our extension): as bright as the brighter
+    source, but for room for the detail of the other."""
 
 
 def fusion_terms(
@@ -91,7 +94,12 @@ def fusion_terms(
     of_source = weights.mean(dim=0)
     unlike = torch.stack([1 - _similarity(fused, source, data_range) for source in sources])
     apart = torch.stack([F.mse_loss(fused, source) for source in sources])
-    return FusionTerms((of_source * unlike).sum(), (of_source * apart).sum(), _edges(fused, *sources))
+    return FusionTerms(
+        ssim=(of_source * unlike).sum(),
+        mse=(of_source * apart).sum(),
+        edges=_edges(fused, *sources),
+        light=_light(fused, *sources),
+    )
 
 
 def _similarity(
@@ -109,6 +117,20 @@ def _edges(
         f, v, i = (x.diff(dim=axis) for x in (fused, visible, infrared))
         off.append((f - torch.where(v.abs() >= i.abs(), v, i)).abs().mean())
     return torch.stack(off).mean()
+
+
+BRIGHTNESS = 0.85
+"""Share of the brighter source's light that a fused picture has."""
+SURROUNDINGS = 17
+"""Side of the neighbourhood that light is compared in, in pixels."""
+
+
+def _light(
+    fused: Float[Tensor, "b 1 h w"], visible: Float[Tensor, "b 1 h w"], infrared: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, ""]:
+    both = torch.cat((fused, torch.maximum(visible, infrared)), dim=1)
+    mean = F.avg_pool2d(both, SURROUNDINGS, stride=4, padding=SURROUNDINGS // 2, count_include_pad=False)
+    return (mean[:, :1] - BRIGHTNESS * mean[:, 1:]).abs().mean()
 
 
 NEIGHBOURS = (

@@ -254,13 +254,21 @@ class FusionNet(nn.Module):
 
     def forward(self, visible: Float[Tensor, "b 3 h w"], infrared: Float[Tensor, "b 1 h w"]) -> Fusion:
         """Two aligned pictures in [0, 1] and of one size, any size."""
-        to_ycrcb = official_rgb_to_ycrcb if self.official else rgb_to_ycrcb
-        to_rgb = official_ycrcb_to_rgb if self.official else ycrcb_to_rgb
-        seen = 2 * to_ycrcb(visible) - 1
-        heat = 2 * to_ycrcb(infrared.expand_as(visible)) - 1
+        fused = self.fuse(visible, infrared)
+        return Fusion(fused, self.refinement(fused, self._ycrcb(infrared.expand_as(visible))))
+
+    def fuse(
+        self, visible: Float[Tensor, "b 3 h w"], infrared: Float[Tensor, "b 1 h w"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The fused picture alone."""
+        seen, heat = self._ycrcb(visible), self._ycrcb(infrared.expand_as(visible))
         luma: Tensor = self.dense(seen[:, :1], heat[:, :1])
-        fused = to_rgb((torch.cat((luma, seen[:, 1:]), dim=1) + 1) / 2)
-        return Fusion(fused, self.refinement(fused, heat))
+        to_rgb = official_ycrcb_to_rgb if self.official else ycrcb_to_rgb
+        return to_rgb((torch.cat((luma, seen[:, 1:]), dim=1) + 1) / 2)
+
+    def _ycrcb(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """In [-1, 1]."""
+        return 2 * (official_rgb_to_ycrcb if self.official else rgb_to_ycrcb)(rgb) - 1
 
 
 # Variants --------------------------------------------------------------------------------------------------------

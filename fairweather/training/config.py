@@ -163,6 +163,8 @@ class Fusion:
     """Factor of the squared difference from the sources."""
     edges: float = 0.0
     """Factor of the difference from the steeper of the two gradients (ours)."""
+    light: float = 0.0
+    """Factor of the difference from the brighter source's light (ours)."""
     cascades: int = 3
     """Times that a refined picture goes through the networks again."""
     fidelity: float = 1.5
@@ -180,7 +182,7 @@ class Fusion:
                 "fusion.measure=vgg needs VGG-16: set fusion.vgg to a file with torchvision's weights, to download, or "
                 "to random; or set fusion.measure to picture or none"
             )
-        for name in ("ssim", "mse", "edges", "fidelity"):
+        for name in ("ssim", "mse", "edges", "light", "fidelity"):
             if getattr(self, name) < 0:
                 raise UsageError(f"fusion.{name}={getattr(self, name)} must be 0 or more")
         for name in ("c", "data_range", "cascades", "refinement_rate"):
