@@ -19,6 +19,8 @@ from fairweather.data.depth import read_depth
 from fairweather.errors import DataError, UsageError
 from fairweather.evaluate import evaluate
 from fairweather.metrics import depth_scores, score
+from fairweather.models.fusionnet import fusionnet_small
+from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer, Result
 
 
@@ -240,3 +242,74 @@ def test_pairs_and_their_depth_are_cropped_or_padded_alike(hazy_set: Path, profi
 def test_one_evaluation_has_one_profile(clear_set: Path) -> None:
     with pytest.raises(UsageError, match="unknown profile 'irconstyle,all_in_one'"):
         evaluate(Seer(task="denoise"), clear_set, profile="irconstyle,all_in_one")
+
+
+# Two cameras -----------------------------------------------------------------------------------------------------
+
+
+class Averaging(nn.Module):
+    """Fuses to the plain average of the lumas."""
+
+    def forward(self, visible: torch.Tensor, infrared: torch.Tensor) -> torch.Tensor:
+        return (visible + infrared) / 2
+
+
+@pytest.fixture
+def night() -> NightRestorer:
+    """Cleans nothing, and fuses to the average."""
+    net = fusionnet_small()
+    net.dense = Averaging()  # type: ignore[assignment]
+    return NightRestorer(
+        net, Seer(task="derain"), model="fusionnet_small", sha256="1" * 64, device="cpu", precision="fp32"
+    )
+
+
+@pytest.fixture
+def two_cameras(tmp_path: Path) -> Path:
+    """Two grey scenes with rain that is a bright veil, and their infrared pictures."""
+    random = np.random.default_rng(0)
+    for name in ("000", "001"):
+        coarse = random.integers(40, 200, (6, 8)).astype(np.uint8)
+        clear = np.kron(coarse, np.ones((8, 8), np.uint8))
+        for folder, values in (
+            ("Vis/target", np.dstack([clear] * 3)),
+            ("Vis/input", np.dstack([clear] * 3) + 30),
+            ("Inf/input", 240 - clear),
+        ):
+            write(tmp_path / "test" / folder / f"{name}.png", values)
+    return tmp_path
+
+
+def test_night_scores_the_cleaned_picture_and_the_fused_one_apart(
+    night: NightRestorer, two_cameras: Path
+) -> None:
+    report = evaluate(night, two_cameras)
+    assert report.profile == "nitedr"
+    overall = report.table.overall()
+    assert (overall.psnr, overall.ssim) == (overall.input_psnr, overall.input_ssim)  # nothing was cleaned
+    assert report.fusion is not None
+    assert report.fusion.count == 2
+    assert report.fusion.fused == pytest.approx(report.fusion.average, rel=0.02)  # rounded differently
+    assert report.as_dict()["fusion"]["fused"]["qabf"] == report.fusion.fused.qabf
+
+
+def test_night_of_a_set_without_clear_pictures_says_so(night: NightRestorer, two_cameras: Path) -> None:
+    for file in (two_cameras / "test/Vis/target").iterdir():
+        file.unlink()
+    (two_cameras / "test/Vis/target").rmdir()
+    report = evaluate(night, two_cameras)
+    assert "the visible ones count as clear" in report.rule
+    assert report.table.overall().psnr == np.inf
+    assert report.fusion is not None
+
+
+def test_night_prints_ours_beside_the_average_and_the_papers(
+    night: NightRestorer, two_cameras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load", lambda *_, **__: night)
+    done = CliRunner().invoke(cli.app, ["evaluate", "--task", "night", "--data", str(two_cameras)])
+    assert done.exit_code == 0
+    lines = {line[:15].strip(): line[16:].split() for line in done.stdout.splitlines()[-3:]}
+    assert list(lines) == ["ours", "plain average", "paper's NiteDR"]
+    assert all(len(values) == 11 for values in lines.values())
+    assert lines["paper's NiteDR"][-1] == "0.4597"

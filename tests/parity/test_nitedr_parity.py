@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from cases import published, stored
 from torch import Tensor, nn
 
+import fairweather as fw
 from fairweather.losses.fusion import refinement_terms
 from fairweather.models.cleannet import MDFFN, TSSA, AgMoE, published_cleannet, sparse_block
 from fairweather.models.fusionnet import (
@@ -272,3 +273,23 @@ def test_files_of_the_release_may_be_joined_by_their_parts_or_flat() -> None:
     state |= {f"params.latent.0.attn.attn{i}": torch.zeros(1) for i in (2, 3, 4)}
     assert set(published_nitedr(state)) == set(parts.values())
     assert set(published_nitedr({k.partition(".")[2]: v for k, v in state.items()})) == set(parts.values())
+
+
+def test_published_files_load_by_name(night: NiteDR) -> None:
+    """CleanNet's file and FusionNet's, as dictionaries with their parts, joined or each alone."""
+    fusing = {
+        "fusion_model": published("nitedr_fusion"),
+        "refine_model": {f"module.{k}": v for k, v in published("nitedr_refine").items()},
+        "fusion_lr": 1e-4,
+    }
+    cleaning = {"params": published("nitedr_cleannet")}
+    whole = fw.from_published("nitedr", cleaning | fusing)
+    for net, part in (
+        (fw.from_published("fusionnet", fusing), night.fusionnet),
+        (fw.from_published("cleannet", cleaning), night.cleannet),
+        (whole, night),
+    ):
+        expected = part.state_dict()
+        found = net.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
