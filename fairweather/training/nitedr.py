@@ -136,7 +136,8 @@ class FusionTraining(Restoration):
         # Lightning counts the last cascade's alone, so that a step of the run is one batch.
         fusing = fusing if last else fusing.optimizer
         luma = self.net.dense(seen[:, :1], heat[:, :1]).float()
-        loss, terms = fusion_loss(luma, seen, heat, self.weights(seen, heat), self.options)
+        with torch.autocast(self.device.type, enabled=False):  # variances vanish in bf16
+            loss, terms = fusion_loss(luma, seen, heat, self.weights(seen, heat), self.options)
         for name, value in terms._asdict().items():
             self.note(f"train/{name}", value)
         self._descend(loss, fusing, self.config.clip_norm)
@@ -160,10 +161,9 @@ class FusionTraining(Restoration):
         """How much each source counts, (b, 2)."""
         if self.options.measure == "none":
             return seen.new_full((len(seen), 2), 0.5)
-        with torch.autocast(self.device.type, enabled=False):
-            vgg = self.vgg[0].to(self.device) if self.vgg else None
-            v, i = ((x[:, :1] + 1) / 2 for x in (seen, heat))
-            return source_weights(v, i, vgg=vgg, c=self.options.c)
+        vgg = self.vgg[0].to(self.device) if self.vgg else None
+        v, i = ((x[:, :1] + 1) / 2 for x in (seen, heat))
+        return source_weights(v, i, vgg=vgg, c=self.options.c)
 
     def _descend(self, loss: Tensor, optimizer: Any, clip: float) -> None:
         optimizer.zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -49,6 +50,29 @@ def test_a_run_publishes_a_network_that_fuses(two_cameras: Path, tmp_path: Path)
     moved = {k for k, v in night.net.state_dict().items() if not torch.equal(v, start.state_dict()[k])}
     assert any(k.startswith("dense.") for k in moved)
     assert any(k.startswith("refinement.adjust.") for k in moved)
+
+
+def test_losses_are_not_computed_in_the_precision_of_the_network(
+    two_cameras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 the variances of SSIM are differences of equal numbers, and the loss is noise."""
+    seen: list[bool] = []
+    terms = nitedr.fusion_terms
+
+    def watched(*pictures: Any, **options: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return terms(*pictures, **options)
+
+    monkeypatch.setattr(nitedr, "fusion_terms", watched)
+    config = recipe(two_cameras)
+    module = nitedr.FusionTraining(fw.create_model("fusionnet_small", **config.model_args), config)
+    pictures = torch.rand(2, 1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        monkeypatch.setattr(module, "_descend", lambda *_: None)
+        monkeypatch.setattr(module, "note", lambda *_: None)
+        monkeypatch.setattr(module, "optimizers", lambda: [MagicMock(), MagicMock()])
+        module.cascade(pictures[0], pictures[1], last=True)
+    assert seen == [False]
 
 
 def test_visible_pictures_are_cleaned_by_the_named_weights_once(
