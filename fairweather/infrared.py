@@ -151,13 +151,7 @@ def align(
     if not 0 <= max_shift <= 0.2:
         raise UsageError(f"max_shift is {max_shift:g}, expected 0 to 0.2 (a share of the longer side)")
     height, width = visible.shape[1:]
-    rows, columns = infrared.shape[1:]
-    stretch = (width / height) / (columns / rows)
-    if not 1 / MAX_STRETCH <= stretch <= MAX_STRETCH:
-        raise PictureError(
-            f"the infrared picture has {columns}x{rows} pixels and the visible one {width}x{height}, sizes that "
-            "cannot match; crop one to the shape of the other"
-        )
+    check_shape(height, width, infrared)
 
     luma = rgb_to_ycrcb(visible[None])[0, :1]
     heat = _resized(infrared[0].cpu().numpy(), height, width).clip(0, 1)
@@ -195,6 +189,17 @@ def align(
         agreement=found.unmoved,
         warnings=(unclear,) if off and found.lead < CLEAR else (),
     )
+
+
+def check_shape(height: int, width: int, infrared: Float32[Tensor, "1 y x"]) -> None:
+    """Raises PictureError if an infrared picture cannot be brought to the size of a visible one."""
+    rows, columns = infrared.shape[1:]
+    stretch = (width / height) / (columns / rows)
+    if not 1 / MAX_STRETCH <= stretch <= MAX_STRETCH:
+        raise PictureError(
+            f"the infrared picture has {columns}x{rows} pixels and the visible one {width}x{height}, sizes that "
+            "cannot match; crop one to the shape of the other"
+        )
 
 
 class _Found(NamedTuple):

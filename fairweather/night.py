@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fairweather.errors import FairweatherError, UsageError
-from fairweather.infrared import align, read_infrared
+from fairweather.infrared import align, check_shape, read_infrared
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.pipeline import Image, Restorer, Result, like, to_picture
@@ -103,6 +103,8 @@ class NightRestorer:
         start = time.perf_counter()
         picture = to_picture(image)
         heat = None if infrared is None else read_infrared(infrared)
+        if heat is not None:
+            check_shape(picture.pixels.shape[1], picture.pixels.shape[2], heat)  # before the work of cleaning
         cleaned = self.cleaner.restore(picture, strength=strength, tile=tile, depth=False, progress=progress)
         after, warnings, share = cleaned.image, [*cleaned.warnings], None
         if heat is None:
