@@ -26,6 +26,7 @@ AILMENTS: dict[str, str] = {
     "rain": "rain",
     "roadscene_rain": "rain",
     "noise": "noise",
+    "camera_noise": "noise",
     "blur": "blur",
     "shake": "blur",
 }

@@ -15,6 +15,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_camera": restoration.denoise_camera,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
+    "judge_start": judge.judge_start,
     "judge_small": judge.judge_small,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
     "fusion_small": nitedr.fusion_small,
