@@ -73,7 +73,7 @@ class FusionTerms(NamedTuple):
     edges: Float[Tensor, ""]
     """mean |grad F - G|, where G is at each pixel the steeper of grad V and grad L (our extension, as in PIAFusion)."""
     light: Float[Tensor, ""]
-    """mean |M(F) - 0.85 M(max(V, L))|, M the mean over a neighbourhood (our extension): as bright as the brighter
+    """mean |M(F) - 0.8 M(max(V, L))|, M the mean over a neighbourhood (our extension): as bright as the brighter
     source, but for room for the detail of the other."""
 
 
@@ -119,7 +119,7 @@ def _edges(
     return torch.stack(off).mean()
 
 
-BRIGHTNESS = 0.85
+BRIGHTNESS = 0.8
 """Share of the brighter source's light that a fused picture has."""
 SURROUNDINGS = 17
 """Side of the neighbourhood that light is compared in, in pixels."""

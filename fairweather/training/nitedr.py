@@ -232,12 +232,12 @@ def fusion_small() -> TrainConfig:
         sources=(Pairs(path=ROADSCENE, split="train", drop=ROADSCENE_HELD, augment="mirror"),),
         validation=(Pairs(path=ROADSCENE, split="train", keep=ROADSCENE_HELD),),
         fusion=Fusion(
-            measure="none", data_range=0.05, mse=1.0, edges=30.0, light=0.3, cascades=1, per_pixel=True
+            measure="none", data_range=0.05, mse=0.5, edges=40.0, light=0.7, cascades=1, per_pixel=True
         ),
         patch=64,
         batch=8,
         learning_rate=2e-3,
-        steps=2000,
+        steps=1600,
         validate_every=400,
     )
 
