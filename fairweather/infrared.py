@@ -126,7 +126,11 @@ class Aligned:
 
 @torch.no_grad()
 def align(
-    visible: Float32[Tensor, "3 h w"], infrared: Float32[Tensor, "1 y x"], *, max_shift: float = 0.05
+    visible: Float32[Tensor, "3 h w"],
+    infrared: Float32[Tensor, "1 y x"],
+    *,
+    max_shift: float = 0.05,
+    shift: tuple[float, float] | None = None,
 ) -> Aligned:
     """Bring an infrared picture to the size and, if it lies off clearly, to the place of a visible one.
 
@@ -137,6 +141,8 @@ def align(
         visible: RGB in [0, 1]; the cleaned picture if there is one, since streaks of rain hide and mimic edges.
         infrared: what `read_infrared` gave, of any size, but of the aspect ratio of the visible one within 3 %.
         max_shift: largest shift that is corrected, as a share of the longer side of the visible picture.
+        shift: how far right and down it lies, in pixels of the visible picture, where that is known, such as from
+            other frames of a video; then nothing is measured, and `agreement` is 0.
 
     Raises:
         PictureError: sizes that cannot match, or a shift past `max_shift`.
@@ -156,6 +162,11 @@ def align(
     luma = rgb_to_ycrcb(visible[None])[0, :1]
     heat = _resized(infrared[0].cpu().numpy(), height, width).clip(0, 1)
     as_it_is = torch.from_numpy(heat)[None].to(luma)
+    if shift == (0.0, 0.0):
+        return Aligned(infrared=as_it_is, valid=1.0, shift=shift, agreement=0.0)
+    if shift is not None:
+        placed, valid = _moved_back(luma, heat, *shift)
+        return Aligned(infrared=placed, valid=valid, shift=shift, agreement=0.0)
     if luma.max() - luma.min() < LEVEL:
         said = "the visible picture is the same value everywhere; the infrared one is used without a check"
         return Aligned(infrared=as_it_is, valid=1.0, shift=(0.0, 0.0), agreement=0.0, warnings=(said,))
@@ -169,12 +180,10 @@ def align(
             "take a pair of the same view, or register it before"
         )
     if off and found.lead >= CLEAR and found.gain >= CLEAR:
-        moved, covered = _moved(heat, found.right, found.down)
+        placed, valid = _moved_back(luma, heat, found.right, found.down)
         return Aligned(
-            infrared=torch.where(
-                torch.from_numpy(covered).to(luma.device), torch.from_numpy(moved).to(luma), luma
-            ),
-            valid=float(covered.mean()),
+            infrared=placed,
+            valid=valid,
             shift=(found.right, found.down),
             agreement=found.best,
             warnings=(f"the infrared picture lay {_said(found)}; it was moved back",),
@@ -200,6 +209,15 @@ def check_shape(height: int, width: int, infrared: Float32[Tensor, "1 y x"]) -> 
             f"the infrared picture has {columns}x{rows} pixels and the visible one {width}x{height}, sizes that "
             "cannot match; crop one to the shape of the other"
         )
+
+
+def _moved_back(
+    luma: Float32[Tensor, "1 h w"], heat: _Plane, right: float, down: float
+) -> tuple[Float32[Tensor, "1 h w"], float]:
+    """The picture moved left and up by so much, the luma where it does not reach, and the share that it covers."""
+    moved, covered = _moved(heat, right, down)
+    placed = torch.where(torch.from_numpy(covered).to(luma.device), torch.from_numpy(moved).to(luma), luma)
+    return placed, float(covered.mean())
 
 
 class _Found(NamedTuple):

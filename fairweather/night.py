@@ -79,6 +79,7 @@ class NightRestorer:
         strength: float = 1.0,
         fusion: float = 1.0,
         max_shift: float = 0.05,
+        shift: tuple[float, float] | None = None,
         tile: int | Literal["auto"] = "auto",
         depth: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -92,6 +93,8 @@ class NightRestorer:
             strength: of the cleaning, as of `Restorer.restore`.
             fusion: 0 leaves the cleaned picture, 1 is what the network says.
             max_shift: the largest shift of the infrared picture that is corrected, as a share of the longer side.
+            shift: of the infrared picture, right and down in pixels of the visible one, where it is known: then none is
+                measured, see `infrared.align`.
             depth: has no effect; there is none.
 
         Raises:
@@ -110,7 +113,7 @@ class NightRestorer:
         if heat is None:
             warnings.append("no infrared picture: cleaned, not fused")
         else:
-            aligned = align(after.pixels, heat, max_shift=max_shift)
+            aligned = align(after.pixels, heat, max_shift=max_shift, shift=shift)
             heat = aligned.infrared
             warnings += aligned.warnings
             pixels, share = self._fused(after.pixels, heat, fusion)
