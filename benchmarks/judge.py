@@ -1,11 +1,10 @@
 """How well the judge tells what ails a picture: a table of kinds against findings, on pictures it never saw.
 
-    python -m benchmarks.judge DATA JUDGE [--plot OUT.png]
+    python -m benchmarks.judge DATA [--model FILE] [--plot OUT.png]
 
-DATA is the folder of the sets, JUDGE the weights. Made pictures are CBSD68, degraded by our own generators; the others
-are test splits. A picture counts as judged rightly where what is sure is exactly what ails it, and rain at night counts
-as rain. Where a degradation shows only faintly (`fairweather.data.findings`), neither answer is wrong, and the picture
-is left out.
+DATA is the folder of the sets. Made pictures are CBSD68, degraded by our own generators; the others are test splits. A
+picture counts as judged rightly where what is sure is exactly what ails it, and rain at night counts as rain. Where a
+degradation shows only faintly (`fairweather.data.findings`), neither answer is wrong, and the picture is left out.
 """
 
 from __future__ import annotations
@@ -89,9 +88,9 @@ def kinds(findings: dict[str, float]) -> frozenset[str]:
     return frozenset(name.removeprefix("night ") for name, p in findings.items() if p >= SURE)
 
 
-def main(data: Path, judge_file: Path, plot: Annotated[Path | None, typer.Option()] = None) -> None:
+def main(data: Path, model: str | None = None, plot: Annotated[Path | None, typer.Option()] = None) -> None:
     """Print the table, and draw the vectors."""
-    judge = fw.load(str(judge_file))
+    judge = fw.load("auto", model=model)
     assert isinstance(judge, AutoRestorer)
     counts: dict[tuple[str, str], Counter[str]] = {}
     vectors: list[Tensor] = []
@@ -110,8 +109,8 @@ def main(data: Path, judge_file: Path, plot: Annotated[Path | None, typer.Option
     for (place, ailment), row in counts.items():
         total = row.total()
         print(f"{place:34} {ailment:6} {row[ailment]:3} of {total:3} right   {dict(row.most_common())}")
-        if ailment == "clear":
-            clear, touched = clear + total, touched + total - row["clear"]
+        if ailment == "clear":  # blur is told and left alone
+            clear, touched = clear + total, touched + total - row["clear"] - row["blur"]
         else:
             ailing, rightly = ailing + total, rightly + row[ailment]
     print(f"one ailment: {rightly} of {ailing} judged rightly ({rightly / ailing:.1%})")

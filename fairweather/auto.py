@@ -1,7 +1,7 @@
 """restore without a task: look at the picture, say what ails it, and put that right.
 
 import fairweather as fw
-result = fw.load("runs/judge_small/weights.safetensors").restore("photo.jpg")
+result = fw.load("auto").restore("photo.jpg")
 result.findings   # {"haze": 0.02, "rain": 0.94, "night rain": 0.01, "noise": 0.31, "blur": 0.03}
 result.steps      # ("derain",)
 """
@@ -26,10 +26,9 @@ REMEDIES = {
     "rain": "derain",
     "night rain": "derain",
     "haze": "dehaze",
-    "blur": "deblur",
 }
 """The task that puts each finding right, in the order in which they are done: what a later step would amplify goes
-first, and sharpening comes last."""
+first. Blur is told and left alone: no weights against it are good enough yet."""
 SURE, UNSURE = 0.5, 0.25
 """From the first probability on something is done about a finding; between them it is told and left alone."""
 

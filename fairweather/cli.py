@@ -74,6 +74,8 @@ def main() -> None:
 # Restoring -------------------------------------------------------------------------------------------------------
 
 
+COMMANDS = {"auto": "restore"}
+"""The commands of tasks that have another name."""
 OPTIONS_OF = {"dehaze": {"depth"}, "night": {"ir", "fusion", "keep_steps"}}
 """Options that one command alone has."""
 
@@ -192,13 +194,14 @@ def _add_task(task: str, help: str) -> None:
     signature = inspect.signature(restore, eval_str=True)
     options = [option for option in signature.parameters.values() if option.name not in others]
     restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
-    app.command(task, help=help)(restore)
+    app.command(COMMANDS.get(task, task), help=help)(restore)
 
 
 _add_task("dehaze", "Remove haze and fog.")
 _add_task("derain", "Remove rain, by day and by night.")
 _add_task("denoise", "Remove colour noise.")
 _add_task("night", "Remove rain at night, and fuse with an infrared camera where there is one.")
+_add_task("auto", "Look at each picture, say what ails it, and put that right.")
 
 
 def _tile(text: str) -> int | Literal["auto"]:
@@ -368,7 +371,6 @@ def train(
             raise
         raise MissingExtraError("training", "train") from None
     from fairweather.errors import unknown_name
-    from fairweather.loading import TASKS
     from fairweather.terminal import say, tell_log
 
     if recipe == "list":
@@ -390,10 +392,9 @@ def train(
     weights = run_training(config, folder, resume=resume)
     if config.pretrain:
         say(f"weights: {weights}; start a network with ConStyle from them with --set init={weights}")
-    elif config.task in TASKS:
-        say(f"weights: {weights}; try them with fairweather {config.task} PICTURE --model {weights}")
     else:
-        say(f"weights: {weights}; try them in Python with fairweather.load({str(weights)!r})")
+        command = COMMANDS.get(config.task, config.task)
+        say(f"weights: {weights}; try them with fairweather {command} PICTURE --model {weights}")
 
 
 @data_app.command("check")
@@ -484,6 +485,8 @@ def demo(
             f"{title:40} {shown.psnr_before:8.2f} dB {shown.psnr_after:6.2f} dB "
             f"in {shown.seconds:.1f} s  {shown.comparison}"
         )
+        if shown.found:
+            print(f"  {shown.found}")
 
 
 if __name__ == "__main__":

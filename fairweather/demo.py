@@ -12,13 +12,23 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from fairweather import images
+from fairweather.auto import done_about, told
 from fairweather.compare import side_by_side
-from fairweather.data.degradations import add_haze, add_noise, add_rain, darken, rain_streaks
+from fairweather.data.degradations import (
+    add_haze,
+    add_noise,
+    add_rain,
+    blur_by,
+    darken,
+    gaussian_kernel,
+    rain_streaks,
+)
 from fairweather.data.depth import fill_nearest
 from fairweather.depth_picture import coloured
 from fairweather.errors import MissingExtraError
 from fairweather.loading import load
 from fairweather.metrics import score
+from fairweather.night import NightRestorer
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,8 @@ class Scene:
     title: str
     task: str
     degrade: Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
+    heat: Callable[[Tensor], Tensor] | None = None
+    """What an infrared camera would see of the clear photograph, for tasks that take its picture."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,10 @@ class Shown:
     scene: Scene
     psnr_before: float
     psnr_after: float
+    """Of the restored picture; where two cameras were fused, of the cleaned one, since fusing has no truth."""
     seconds: float
+    found: str
+    """What was found in the picture and done about it; "" where the task was given."""
     comparison: Path
 
 
@@ -52,6 +67,20 @@ def night_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     )
     far = rain_streaks(height, width, mean=0.08, std=0.12, length=20, angle=27, generator=generator)
     return add_rain(add_rain(dusk, far), near, brightness=0.8), dusk
+
+
+def warmth(clear: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
+    """A stand-in for an infrared picture, since nobody photographed these scenes with one: red and skin colours are
+    warm, dark and blue things cold, and all of it is less sharp than light."""
+    red, _, blue = clear.unbind(0)
+    warm = (0.1 + 0.3 * clear.mean(dim=0) + 0.7 * (red - blue).clamp_min(0)).clamp(0, 1)
+    return blur_by(warm.expand(3, -1, -1), gaussian_kernel(1.2, across=1.2, angle=0))[:1]
+
+
+def late_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """As `night_rain`, much darker."""
+    rainy, night = night_rain(darken(clear, gain=0.55, gamma=1.5, cast=(1.0, 1.0, 1.0)), generator)
+    return rainy, night
 
 
 def heavy_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -74,6 +103,12 @@ def dense_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return add_haze(clear, motorcycle_depth(), beta=1.2, airlight=0.9), clear
 
 
+def rain_and_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Bright streaks, and a small sensor."""
+    rainy, _ = heavy_rain(clear, generator)
+    return add_noise(rainy, sigma=15, generator=generator, clip=True), clear
+
+
 def motorcycle_depth() -> Float[Tensor, "1 h w"]:
     """Relative depth of the motorcycle scene, 1 for the farthest: 1 / (disparity + 31.086), the number of pixels by
     which the principal points of its two cameras differ. Holes in the disparity have the nearest known value."""
@@ -88,6 +123,8 @@ SCENES: tuple[Scene, ...] = (
     Scene("rocket", "rain at night", "derain", night_rain),
     Scene("coffee", "rain by day", "derain", heavy_rain),
     Scene("astronaut", "noise, sigma 40", "denoise", strong_noise),
+    Scene("astronaut", "rain in the dark, and an infrared camera", "night", late_rain, warmth),
+    Scene("chelsea", "rain and noise", "auto", rain_and_noise),
 )
 
 
@@ -112,9 +149,21 @@ def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
         clear = photograph(scene.photograph)
         degraded, target = scene.degrade(clear, Generator().manual_seed(0))
         before = (degraded.clamp(0, 1) * 255).round() / 255  # as its file holds it
-        result = restorers[scene.task].restore(before)
+        restorer = restorers[scene.task]
+        if isinstance(restorer, NightRestorer) and scene.heat:
+            heat = scene.heat(clear)
+            result = restorer.restore(before, heat)
+            columns = {
+                f"before: {scene.title}": before,
+                "infrared (synthetic)": heat.expand(3, -1, -1),
+                "cleaned": result.clean,
+                "fused": result.image,
+            }
+        else:
+            result = restorer.restore(before)
+            columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
         stem = f"{scene.photograph}-{scene.task}"
-        columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
+        found = f"{told(result.findings)}: {done_about(result.steps)}" if result.findings else ""
         if result.depth is not None:
             columns["depth found: near is bright"] = coloured(result.depth)
         for name, pixels in (
@@ -126,7 +175,8 @@ def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
         yield Shown(
             scene,
             score("rgb", before, target).psnr,
-            score("rgb", result.image, target).psnr,
+            score("rgb", result.image if result.clean is None else result.clean, target).psnr,
             result.seconds,
+            found,
             output / f"{stem}-comparison.png",
         )

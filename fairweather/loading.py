@@ -24,6 +24,7 @@ TASKS: dict[str, str] = {
     "derain": "nafnet_small",
     "denoise": "nafnet_small",
     "night": "fusionnet_small",
+    "auto": "judge_small",
 }
 """The model that each task uses unless another is named."""
 
@@ -39,9 +40,9 @@ def load(
     """Load the weights for a task, ready to restore.
 
     Args:
-        name: a task (dehaze, derain, denoise, night), a model name (its first task), or a .safetensors of ours. "night"
-            gives a `NightRestorer`, which also takes an infrared picture; the file of a judge gives an
-            `AutoRestorer`, which judges each picture and does what it needs.
+        name: a task (dehaze, derain, denoise, night), "auto", a model name (its first task), or a .safetensors of ours.
+            "night" gives a `NightRestorer`, which also takes an infrared picture; "auto", or the file of a judge,
+            gives an `AutoRestorer`, which judges each picture and does what it needs.
         model: for a task, another model than its usual one, or a .safetensors of ours.
         device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
         precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.
@@ -78,8 +79,6 @@ def load(
     if isinstance(net, Judge):
 
         def of_task(task: str) -> Restorer:
-            if task not in TASKS:
-                raise UsageError(f"the judge asks for {task}, and there are no weights for it yet")
             restorer = load(task, device=device, precision=precision, backend=backend)
             assert isinstance(restorer, Restorer)
             return restorer

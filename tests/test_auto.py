@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairweather.auto import REMEDIES, SURE, AutoRestorer, done_about, steps_for, told
 from fairweather.errors import FairweatherError, UsageError
+from fairweather.loading import TASKS
 from fairweather.models.judge import FINDINGS, Judge, details
 from fairweather.pipeline import Restorer
 
@@ -38,7 +39,7 @@ class Plus(nn.Module):
         return x * self.factor + self.number
 
 
-NETS = {"denoise": Plus(0.1), "derain": Plus(0, 2), "dehaze": Plus(-0.05), "deblur": Plus(0, 0.5)}
+NETS = {"denoise": Plus(0.1), "derain": Plus(0, 2), "dehaze": Plus(-0.05)}
 
 
 def auto(judge: Judge) -> tuple[AutoRestorer, list[str]]:
@@ -69,10 +70,10 @@ def test_a_clear_picture_comes_back_as_it_is_and_loads_nothing() -> None:
 def test_what_is_sure_is_done_in_order_and_once() -> None:
     restorer, asked = auto(Fixed(blur=0.9, rain=0.8, night_rain=0.7, noise=0.6, haze=0.4))
     result = restorer.restore(PICTURE)
-    assert result.steps == ("denoise", "derain", "deblur")
-    torch.testing.assert_close(result.image, (PICTURE + 0.1) * 2 * 0.5)
+    assert result.steps == ("denoise", "derain")  # blur is told, but nothing is done about it
+    torch.testing.assert_close(result.image, (PICTURE + 0.1) * 2)
     restorer.restore(PICTURE)
-    assert asked == ["denoise", "derain", "deblur"]  # loaded once
+    assert asked == ["denoise", "derain"]  # loaded once
 
 
 def test_strength_blends_the_whole_chain() -> None:
@@ -99,8 +100,9 @@ def test_every_kind_of_picture_comes_back_as_its_kind() -> None:
     assert restorer.judge(array).keys() == set(FINDINGS)
 
 
-def test_every_finding_has_a_remedy() -> None:
-    assert REMEDIES.keys() == set(FINDINGS)
+def test_every_finding_but_blur_has_a_remedy_that_has_weights() -> None:
+    assert REMEDIES.keys() == set(FINDINGS) - {"blur"}
+    assert set(REMEDIES.values()) <= TASKS.keys()
     for finding, task in REMEDIES.items():
         assert steps_for(dict.fromkeys(FINDINGS, 0.0) | {finding: SURE}) == (task,)
 

@@ -223,8 +223,8 @@ def fusion_small() -> TrainConfig:
     """Visible and infrared pictures of RoadScene-rain, the visible ones cleaned by our derain network; our size.
 
     The paper's loss is least for the plain average of the two. So the steeper gradient of the two counts here, and the
-    light of the brighter one; SSIM counts faint detail. Their factors were chosen on held-back pictures, and so was a short
-    run: with more steps the network picks edges rather than mixing, which gains Qabf and costs FMI.
+    light of the brighter one; SSIM counts faint detail. Their factors were chosen on held-back pictures, and so was a
+    short run: with more steps the network picks edges rather than mixing, which gains Qabf and costs FMI.
     """
     return TrainConfig(
         recipe="fusion_small",
