@@ -84,7 +84,9 @@ def _add_task(task: str, help: str) -> None:
     """Add the command of one task; they all take the same options, but for OPTIONS_OF."""
 
     def restore(
-        inputs: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for stdin.")],
+        inputs: Annotated[
+            list[str], typer.Argument(help="Pictures, videos, folders, globs, or - for stdin.")
+        ],
         output: Annotated[
             str | None, typer.Option("-o", "--output", help="A file, a folder, or - for stdout.")
         ] = None,
@@ -114,8 +116,8 @@ def _add_task(task: str, help: str) -> None:
         ir: Annotated[
             str | None,
             typer.Option(
-                help="The infrared picture; a folder, for those of equal stem; or a CSV file with columns visible and "
-                "infrared."
+                help="The infrared picture or video; a folder, for those of equal stem; or a CSV file with columns "
+                "visible and infrared."
             ),
         ] = None,
         fusion: Annotated[
@@ -128,6 +130,25 @@ def _add_task(task: str, help: str) -> None:
                 help="Also write the cleaned picture and the share of infrared: NAME.clean.*, NAME.infrared.png.",
             ),
         ] = False,
+        encoder: Annotated[
+            str | None,
+            typer.Option(
+                help="For videos: libx264 (GPL), libx265 (GPL), libsvtav1 (BSD), libvpx-vp9 (BSD) or ffv1 (LGPL, "
+                "lossless, .mkv); by default libx264, for .webm libvpx-vp9."
+            ),
+        ] = None,
+        crf: Annotated[
+            int | None,
+            typer.Option(
+                help="For videos: quality, 0 to 63, small is good; by default the encoder's usual one."
+            ),
+        ] = None,
+        resume: Annotated[
+            bool,
+            typer.Option(
+                "--resume/--no-resume", help="For videos: go on after what an interrupted run has restored."
+            ),
+        ] = True,
         device: Device = "auto",
         precision: Precision = "auto",
         max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = 100.0,
@@ -164,6 +185,9 @@ def _add_task(task: str, help: str) -> None:
             existing=existing,
             compare=compare,
             max_megapixels=max_megapixels,
+            encoder=encoder,
+            crf=crf,
+            resume=resume,
         )
         counts = {"done": 0, "skipped": 0, "failed": 0}
         worst = 0

@@ -27,7 +27,11 @@ from fairweather.errors import FairweatherError, PictureError, UsageError
 from fairweather.loading import AnyRestorer
 from fairweather.night import NightRestorer
 from fairweather.pipeline import PAST, Result
+from fairweather.video import CONTAINERS, VideoResult, chosen_encoder, is_video, restore_video, written_suffix
+from fairweather.video import EXTENSIONS as VIDEOS
 
+READ = images.EXTENSIONS | VIDEOS
+"""The files that we restore."""
 Existing = Literal["skip", "overwrite", "error", "number"]
 STREAM = Path("-")
 """Standard input as a source, standard output as a target."""
@@ -73,6 +77,10 @@ class Options:
     existing: Existing = "skip"
     compare: bool = False
     max_megapixels: float = images.MAX_MEGAPIXELS
+    encoder: str | None = None
+    """Of videos, as the next two; see `restore_video`."""
+    crf: int | None = None
+    resume: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,16 @@ class Outcome:
     """What the failure means for the program's exit code; 0 where nothing failed."""
     result: Result | None = field(default=None, repr=False)
     compare: Path | None = None
+    video: VideoResult | None = field(default=None, repr=False)
+    """In place of `result`, where the job is a video."""
 
     def line(self) -> str:
         """One line for a person."""
+        if self.video:
+            v = self.video
+            found = f"{told(v.findings)}: {done_about(v.steps)}; " if v.findings else ""
+            said = "".join(f"; {warning}" for warning in v.warnings)
+            return f"{self.job.source} -> {self.job.target} ({found}{v.told()}{said})"
         if not self.result:
             return f"{self.status}: {self.message}"
         r = self.result
@@ -117,6 +132,11 @@ class Outcome:
             record["message"] = self.message
         if self.compare:
             record["compare"] = str(self.compare)
+        if self.video:
+            record |= {
+                "infrared": self.job.infrared and str(self.job.infrared),
+                **dataclasses.asdict(self.video),
+            }
         if self.result:
             r = self.result
             if self.job.depth:
@@ -166,7 +186,7 @@ def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[
             if not inside:
                 raise UsageError(
                     f"no pictures to restore in {text} (earlier results do not count); "
-                    f"we read {', '.join(sorted(images.EXTENSIONS))}"
+                    f"we read {', '.join(sorted(READ))}"
                 )
             found += inside
         elif path.exists():
@@ -186,7 +206,7 @@ def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[
 def _is_input(path: Path, folder: Path, output: str | None) -> bool:
     """Whether a file of a folder is a picture to restore: not hidden, and not written by an earlier run."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    if hidden or path.suffix.lower() not in images.EXTENSIONS or not path.is_file() or _is_result(path):
+    if hidden or path.suffix.lower() not in READ or not path.is_file() or _is_result(path):
         return False
     if not output or output == "-":
         return True
@@ -226,7 +246,8 @@ def plan(
     several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
     to_folder = output is not None and _is_folder("-o", output, several, len(found))
     depth_folder = depth is not None and _is_folder("--depth", depth, several, len(found))
-    if output and output != "-" and not to_folder:
+    _check_videos([source for source, _ in found], output, depth=depth, format=format, keep_steps=keep_steps)
+    if output and output != "-" and not to_folder and not is_video(found[0][0]):
         _check_file_name(output, format)
     jobs = []
     for source, inside in found:
@@ -257,6 +278,23 @@ def plan(
     return jobs
 
 
+def _check_videos(
+    sources: Sequence[Path], output: str | None, *, depth: str | None, format: str | None, keep_steps: bool
+) -> None:
+    """What goes with pictures alone is refused for videos."""
+    videos = [source for source in sources if is_video(source)]
+    if not videos:
+        return
+    for option, wanted in (("--depth", depth), ("--format", format), ("--keep-steps", keep_steps)):
+        if wanted:
+            raise UsageError(f"{option} is for pictures, and {videos[0]} is a video; leave it out")
+    if output == "-":
+        raise UsageError(f"-o -: a video goes to a file, and {videos[0]} is one; give -o a file or a folder")
+    named = Path(output or "").suffix.lower()
+    if len(sources) == 1 and named and not Path(output or "").is_dir() and named not in CONTAINERS:
+        raise UsageError(f"-o {output}: we write videos as {', '.join(CONTAINERS)}")
+
+
 def partners(visible: Sequence[Path], infrared: str) -> list[Path | None]:
     """The infrared picture of each visible one; None where there is none.
 
@@ -269,7 +307,7 @@ def partners(visible: Sequence[Path], infrared: str) -> list[Path | None]:
     """
     path = Path(infrared)
     if path.is_dir():
-        by = by_stem(path)
+        by = by_stem(path, READ)
         found = [by.get(source.stem) for source in visible]
         rule = f"of equal stem in {infrared}, which holds {', '.join([*by][:3]) or 'no pictures'}"
     elif not path.is_file():
@@ -310,7 +348,7 @@ def _is_folder(option: str, output: str, several: bool, count: int) -> bool:
         raise UsageError(f"an empty name as {option}; expected a file or a folder")
     if path.is_dir() or output.endswith("/"):
         return True
-    if several and (output == "-" or path.is_file() or path.suffix.lower() in images.EXTENSIONS):
+    if several and (output == "-" or path.is_file() or path.suffix.lower() in READ):
         raise UsageError(f"{option} {output} takes one picture, but there are {count} inputs; give a folder")
     return output != "-" and (several or not path.suffix)
 
@@ -324,6 +362,8 @@ def _check_file_name(output: str, format: str | None) -> None:
 
 
 def _suffix(source: Path, format: str | None) -> str:
+    if is_video(source):
+        return written_suffix(source)
     if format:
         return images.FORMATS[format]
     return source.suffix if source.suffix.lower() in images.EXTENSIONS else ".png"
@@ -370,6 +410,10 @@ def run(
         raise UsageError(
             f"{restorer.model} as loaded finds no depth; leave out --depth or choose a dcmpnet model that does"
         )
+    for video in (job for job in jobs if is_video(job.source)):
+        if options.compare:
+            raise UsageError(f"--compare is for pictures, and {video.source} is a video; leave it out")
+        chosen_encoder(video.target, options.encoder, options.crf)
     written: set[Path] = set()
     for job in jobs:
         try:
@@ -384,13 +428,39 @@ def run(
             elif folder := next((file for file in taken if file.is_dir()), None):
                 raise PictureError(f"{folder} is a folder; expected a file name")
             written.update(job.files())
-            yield _restore_one(job, restorer, options, written, progress)
+            if is_video(job.source):
+                yield _restore_video(job, restorer, options, progress)
+            else:
+                yield _restore_one(job, restorer, options, written, progress)
         except UsageError:
             raise
         except FairweatherError as error:
             yield Outcome(job, "failed", str(error), error.exit_code)
         except OSError as error:  # a name too long for the file system
             yield Outcome(job, "failed", f"{error.filename or job.target}: {error.strerror}", 1)
+
+
+def _restore_video(
+    job: Job,
+    restorer: AnyRestorer,
+    options: Options,
+    progress: Callable[[Job, int, int], None] | None,
+) -> Outcome:
+    result = restore_video(
+        job.source,
+        job.target,
+        restorer,
+        infrared=job.infrared,
+        strength=options.strength,
+        fusion=options.fusion,
+        tile=options.tile,
+        encoder=options.encoder,
+        crf=options.crf,
+        resume=options.resume,
+        max_megapixels=options.max_megapixels,
+        progress=progress and functools.partial(progress, job),
+    )
+    return Outcome(job, "done", video=result)
 
 
 def _restore_one(

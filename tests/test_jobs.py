@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -148,9 +149,10 @@ def test_a_folder_keeps_its_tree() -> None:
     assert planned("in", output="out") == [
         ("in/a.jpg", "out/a.jpg"),
         ("in/b.png", "out/b.png"),
+        ("in/x/film.mp4", "out/x/film.mp4"),
         ("in/x/y/c.webp", "out/x/y/c.webp"),
     ]
-    assert planned("in")[2] == ("in/x/y/c.webp", "in/x/y/c.derained.webp")
+    assert planned("in")[3] == ("in/x/y/c.webp", "in/x/y/c.derained.webp")
 
 
 def test_a_folder_of_one_picture_gives_a_folder() -> None:
@@ -939,3 +941,74 @@ def test_a_step_that_is_there_already_is_not_overwritten() -> None:
     (outcome,) = run(jobs, inverter, Options())
     assert outcome.status == "skipped"
     assert "a.night.clean.png exists" in outcome.message
+
+
+# Videos ----------------------------------------------------------------------------------------------------------
+
+
+def film(name: str, *, frames: int = 4, grey: int = 90) -> None:
+    """A lossless video of even frames."""
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    with av.open(name, "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "bgr0"
+        for i in range(frames):
+            pixels = np.full((24, 32, 3), grey + i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_a_folder_of_pictures_and_videos_is_restored_whole() -> None:
+    save("in/a.png")
+    film("in/b.mkv")
+    outcomes = done("in", output="out", encoder="ffv1")
+    assert statuses(outcomes) == {"done": 2}
+    assert {"out/a.png", "out/b.mkv"} <= files()
+    with av.open("out/b.mkv") as container:
+        first = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert abs(int(first.mean()) - (255 - 90)) <= 2  # the inverse of 90
+    line = outcomes[1].line()
+    assert line.startswith("in/b.mkv -> out/b.mkv (4 frames of 0.4 s")
+    assert outcomes[1].as_dict()["frames"] == 4
+
+
+def test_a_video_lies_beside_its_source_in_a_container_that_we_write() -> None:
+    touch("a.mp4", "b.avi")
+    assert planned("a.mp4", "b.avi") == [("a.mp4", "a.derained.mp4"), ("b.avi", "b.derained.mkv")]
+
+
+def test_partners_of_videos_are_videos() -> None:
+    touch("vis/a.mp4", "ir/a.mkv")
+    assert infrared_of("vis", ir="ir", output="out") == ["ir/a.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "png"}, "--format is for pictures, and a.mp4 is a video"),
+        ({"depth": "d/"}, "--depth is for pictures"),
+        ({"keep_steps": True}, "--keep-steps is for pictures"),
+        ({"output": "-"}, "a video goes to a file"),
+        ({"output": "b.png"}, "we write videos as .mp4"),
+    ],
+)
+def test_what_is_for_pictures_is_refused_for_videos(options: dict[str, Any], message: str) -> None:
+    touch("a.mp4")
+    assert message in refused("a.mp4", **options)
+
+
+def test_an_unreadable_video_fails_alone(here: Path) -> None:
+    touch("in/a.mp4")
+    save("in/b.png")
+    outcomes = done("in", output="out")
+    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert "in/a.mp4" in outcomes[0].line()
+    assert files() == {"in/a.mp4", "in/b.png", "out/b.png"}
+
+
+def test_an_encoder_that_a_container_does_not_take_is_refused_before_work_starts() -> None:
+    film("a.mkv")
+    jobs = plan(["a.mkv"], task="derain", output="b.webm")
+    with pytest.raises(UsageError, match="webm"):
+        list(run(jobs, inverter, Options(encoder="libx264")))
+    assert files() == {"a.mkv"}
