@@ -474,14 +474,17 @@ def _restore_one(
     picture = images.read_picture(source, max_megapixels=options.max_megapixels)
     moving = progress and functools.partial(progress, job)
     if isinstance(restorer, NightRestorer):
-        result = restorer.restore(
-            picture,
-            job.infrared,
-            strength=options.strength,
-            fusion=options.fusion,
-            tile=options.tile,
-            progress=moving,
-        )
+        try:
+            result = restorer.restore(
+                picture,
+                job.infrared,
+                strength=options.strength,
+                fusion=options.fusion,
+                tile=options.tile,
+                progress=moving,
+            )
+        except PictureError as error:  # of the infrared picture, which may be one of many
+            raise PictureError(f"{job.source}: {error}") from None
     else:
         result = restorer.restore(
             picture,

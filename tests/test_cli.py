@@ -714,6 +714,40 @@ def test_train_shows_a_configuration_without_training(fairweather: Run) -> None:
     assert digests() == {}
 
 
+# Two cameras -----------------------------------------------------------------------------------------------------
+
+
+def test_night_fuses_what_has_a_partner_cleans_the_rest_and_says_so(fairweather: Run) -> None:
+    noisy("vis/a.png", (64, 48), noise=0)
+    noisy("vis/b.png", (64, 48), noise=0, seed=1)
+    noisy("ir/a.png", (32, 24), noise=0)
+    PIL.Image.open("ir/a.png").convert("L").save("ir/a.png")
+    ended = fairweather("night", "vis", "--ir", "ir", "-o", "out", "--keep-steps")
+    assert ended.code == 0
+    fused, cleaned, counts = ended.lines()
+    assert re.search(r"vis/a.png -> out/a.png \(\d+% infrared; .*steps a.clean.png and a.infrared.png", fused)
+    assert "no infrared picture: cleaned, not fused" in cleaned
+    assert counts == "2 done, 0 skipped, 0 failed, of 2 pictures"
+    assert set(digests()) >= {
+        "out/a.png",
+        "out/a.clean.png",
+        "out/a.infrared.png",
+        "out/b.png",
+        "out/b.clean.png",
+    }
+    assert "out/b.infrared.png" not in digests()
+
+
+def test_an_infrared_picture_that_does_not_fit_fails_with_both_names(fairweather: Run) -> None:
+    noisy("a.png", (64, 48), noise=0)
+    noisy("flat.png", (64, 20), noise=0)
+    PIL.Image.open("flat.png").convert("L").save("flat.png")
+    ended = fairweather("night", "a.png", "--ir", "flat.png")
+    assert ended.code == 1
+    assert ended.lines()[0].startswith("failed: a.png: the infrared picture has 64x20 pixels")
+    assert set(digests()) == {"a.png", "flat.png"}
+
+
 # Doctor and demo -------------------------------------------------------------------------------------------------
 
 
