@@ -18,6 +18,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "judge_start": judge.judge_start,
     "judge_small": judge.judge_small,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
+    "cleannet_small": nitedr.cleannet_small,
+    "cleannet_official": nitedr.cleannet_official,
     "fusion_small": nitedr.fusion_small,
     "fusion_official": nitedr.fusion_official,
     "constyle_derain": irconstyle.constyle_derain,

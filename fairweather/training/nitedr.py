@@ -42,7 +42,7 @@ from fairweather.models.fusionnet import (
 )
 from fairweather.pipeline import Restorer
 from fairweather.training.config import Fusion, TrainConfig
-from fairweather.training.restoration import Restoration, optimizer
+from fairweather.training.restoration import Restoration, derain_start, optimizer
 from fairweather.training.sets import ROADSCENE, ROADSCENE_HELD
 
 CLEANED_CACHE = Path("~/.cache/fairweather/cleaned")
@@ -217,6 +217,36 @@ def fused_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[Pairs
 
 
 # Recipes ---------------------------------------------------------------------------------------------------------
+
+
+def cleannet_small() -> TrainConfig:
+    """First stage of NiteDR at our size: as derain_start, with CleanNet's blocks."""
+    return dataclasses.replace(derain_start(), recipe="cleannet_small", model="cleannet_small")
+
+
+def cleannet_official() -> TrainConfig:
+    """First stage of NiteDR as the released script trains it, but chosen on held-back pictures: for a large GPU."""
+    return TrainConfig(
+        recipe="cleannet_official",
+        model="cleannet",
+        task="derain",
+        sources=(Pairs(path=ROADSCENE, split="train", drop=ROADSCENE_HELD),),
+        validation=(Pairs(path=ROADSCENE, split="train", keep=ROADSCENE_HELD),),
+        validation_channel="y",
+        patch=64,
+        batch=8,
+        learning_rate=3e-4,
+        final_learning_rate=1e-6,
+        warmup=0,
+        hold=92_000,
+        betas=(0.9, 0.999),
+        clip_norm=0.01,
+        ema_decay=0.0,
+        precision="fp32",
+        seed=100,
+        steps=300_000,
+        validate_every=1000,
+    )
 
 
 def fusion_small() -> TrainConfig:
