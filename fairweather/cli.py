@@ -395,6 +395,7 @@ def train(
             raise
         raise MissingExtraError("training", "train") from None
     from fairweather.errors import unknown_name
+    from fairweather.loading import TASKS
     from fairweather.terminal import say, tell_log
 
     if recipe == "list":
@@ -416,9 +417,11 @@ def train(
     weights = run_training(config, folder, resume=resume)
     if config.pretrain:
         say(f"weights: {weights}; start a network with ConStyle from them with --set init={weights}")
-    else:
+    elif config.task in TASKS:
         command = COMMANDS.get(config.task, config.task)
         say(f"weights: {weights}; try them with fairweather {command} PICTURE --model {weights}")
+    else:
+        say(f"weights: {weights}; try them in Python with fairweather.load({str(weights)!r})")
 
 
 @data_app.command("check")

@@ -266,7 +266,7 @@ def plan(
     results: set[Path] = set()  # the shell's *.jpg names earlier results along with their sources
     for job in jobs:
         made = [*depth_files(job.source.with_name(f"{job.source.stem}.depth.png"))]
-        made += [job.target, _comparison(job.target)] if output is None else []
+        made += [job.target, _comparison(job.target), *step_files(job.target)] if output is None else []
         results.update(file.resolve() for file in made)
     jobs = [job for job in jobs if not (_is_result(job.source) and job.source.resolve() in results)]
     if infrared is not None:
@@ -526,7 +526,11 @@ def _comparison(target: Path) -> Path:
 
 def _numbered(job: Job) -> Job:
     """The job with names under which nothing is there yet."""
-    target = job.target if job.target == STREAM else _free(job.target)
+
+    def written(target: Path) -> list[Path]:
+        return [target, *(step_files(target) if job.keep_steps else ())]
+
+    target = job.target if job.target == STREAM else _free(job.target, written)
     return dataclasses.replace(job, target=target, depth=job.depth and _free(job.depth, depth_files))
 
 

@@ -943,6 +943,19 @@ def test_a_step_that_is_there_already_is_not_overwritten() -> None:
     assert "a.night.clean.png exists" in outcome.message
 
 
+def test_a_numbered_result_keeps_the_steps_that_are_there() -> None:
+    save("a.png", "a.night.png", "a.night-2.clean.png")
+    jobs = plan(["a.png"], task="night", keep_steps=True)
+    (outcome,) = run(jobs, inverter, Options(existing="number"))
+    assert outcome.job.target.name == "a.night-3.png"
+
+
+def test_steps_of_an_earlier_run_that_the_shell_names_are_no_inputs() -> None:
+    save("a.png", "a.night.png", "a.night.clean.png", "a.night.infrared.png")
+    names = [file.name for file in sorted(Path().glob("*.png"))]
+    assert [job.source.name for job in plan(names, task="night", keep_steps=True)] == ["a.png"]
+
+
 # Videos ----------------------------------------------------------------------------------------------------------
 
 

@@ -75,12 +75,6 @@ def find_triples(root: Path, *, split: str | None = None) -> tuple[Triple, ...]:
     )
 
 
-def has_triples(root: Path) -> bool:
-    """Whether `root` holds folders of two cameras."""
-    names = {p.name.casefold() for p in root.iterdir() if p.is_dir()} if root.is_dir() else set()
-    return bool(names & set(VISIBLE)) and bool(names & set(INFRARED))
-
-
 def by_stem(folder: Path, extensions: Set[str] = EXTENSIONS) -> dict[str, Path]:
     """The pictures directly in a folder by their stems; files of other extensions are left out.
 
