@@ -128,7 +128,7 @@ class AutoRestorer:
         after, tiles = picture, 1
         warnings: list[str] = []
         for number, task in enumerate(steps):
-            done = self._restorer(task).restore(
+            done = self.restorer(task).restore(
                 after,
                 tile=tile,
                 depth=False,
@@ -155,7 +155,8 @@ class AutoRestorer:
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
-    def _restorer(self, task: str) -> Restorer:
+    def restorer(self, task: str) -> Restorer:
+        """What puts the findings of a task right; loaded when it is first asked for."""
         with self._loading:
             if task not in self._restorers:
                 self._restorers[task] = self._load(task)

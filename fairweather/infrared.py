@@ -39,6 +39,7 @@ RAW_RANGE = 0.25
 """A 16-bit picture that occupies no more than this holds raw counts: 14 bits of 16 are a quarter."""
 RAW_NOISE = 16 / 65535
 """Raw counts that differ by less show only the noise of the sensor."""
+UNSTRETCHED = (0.0, 1.0)
 MAX_STRETCH = 1.03
 """Ratio of the aspect ratios up to which one picture may be stretched to the size of the other."""
 
@@ -80,22 +81,49 @@ def read_infrared(image: Image) -> Float32[Tensor, "1 h w"]:
     """
     picture = _to_picture(image)
     name = one_line(image) if isinstance(image, str | Path) else "the infrared picture"
-    low, high = picture.pixels.amin(0), picture.pixels.amax(0)
-    if (high - low > COLOUR).float().mean() > 0.01:
+    if is_coloured(picture.pixels):
         raise PictureError(f"{name}: is in colours; export the infrared picture in greys (white-hot)")
 
     grey = picture.pixels.mean(0, keepdim=True).clamp(0, 1) if picture.mode == "rgb" else picture.pixels[:1]
-    low, high = grey.aminmax()
     scaled = isinstance(image, Tensor) or (isinstance(image, np.ndarray) and image.dtype.kind == "f")
-    counts = picture.bits == 16 and not scaled
-    if counts:
-        sample = grey.flatten()[:: 1 + grey.numel() // 2**20]
-        low, high = sample.quantile(torch.tensor([0.005, 0.995]))
-    if high - low < (RAW_NOISE if counts else LEVEL):
+    span = occupied(grey, counts=picture.bits == 16 and not scaled)
+    if span is None:
         raise PictureError(f"{name}: is the same value everywhere; check the infrared camera")
-    if counts and high - low <= RAW_RANGE:
-        return ((grey - low) / (high - low)).clamp_(0, 1)
-    return grey.contiguous()
+    span = to_stretch(span)
+    return grey.contiguous() if span == UNSTRETCHED else stretched(grey, span)
+
+
+def is_coloured(pixels: Float32[Tensor, "3 h w"]) -> bool:
+    """Whether a picture has colours of its own, and not grey ones that were compressed."""
+    return bool((pixels.amax(0) - pixels.amin(0) > COLOUR).float().mean() > 0.01)
+
+
+def occupied(
+    grey: Float32[Tensor, "1 h w"], *, counts: bool, at_most: int = 2**20
+) -> tuple[float, float] | None:
+    """Where the middle 99 % of raw counts lie, and UNSTRETCHED for other pictures; None if it is one value everywhere.
+
+    Args:
+        counts: whether the picture may hold raw counts. at_most: pixels that are looked at, spread evenly.
+    """
+    low, high = (float(x) for x in grey.aminmax())
+    if counts:
+        sample = grey.flatten()[:: 1 + grey.numel() // at_most]
+        low, high = sample.quantile(torch.tensor([0.005, 0.995])).tolist()
+    if high - low < (RAW_NOISE if counts else LEVEL):
+        return None
+    return (low, high) if counts else UNSTRETCHED
+
+
+def to_stretch(span: tuple[float, float]) -> tuple[float, float]:
+    """What becomes black and white, of what is occupied."""
+    return span if span[1] - span[0] <= RAW_RANGE else UNSTRETCHED
+
+
+def stretched(grey: Float32[Tensor, "1 h w"], span: tuple[float, float]) -> Float32[Tensor, "1 h w"]:
+    """A picture in which the ends of a span are black and white."""
+    low, high = span
+    return ((grey - low) / (high - low)).clamp_(0, 1)
 
 
 def _to_picture(image: Image) -> Picture:
@@ -174,9 +202,10 @@ def align(
     found = _find(luma[0].cpu().numpy(), heat, reach=max(REACH, 2 * max_shift))
     distance, longer = math.hypot(found.right, found.down), max(height, width)
     off = distance > SETTLED * longer
+    lies = told_shift(found.right, found.down)
     if off and found.lead >= CLEAR and distance > max_shift * longer:
         raise PictureError(
-            f"the infrared picture lies {_said(found)}; at most {max_shift * longer:.0f} pixels are corrected: "
+            f"the infrared picture lies {lies}; at most {max_shift * longer:.0f} pixels are corrected: "
             "take a pair of the same view, or register it before"
         )
     if off and found.lead >= CLEAR and found.gain >= CLEAR:
@@ -186,7 +215,7 @@ def align(
             valid=valid,
             shift=(found.right, found.down),
             agreement=found.best,
-            warnings=(f"the infrared picture lay {_said(found)}; it was moved back",),
+            warnings=(f"the infrared picture lay {lies}; it was moved back",),
         )
     unclear = (
         "the edges of the infrared picture agree clearly with the visible one's nowhere; it is used unmoved"
@@ -307,9 +336,14 @@ def _moved(heat: _Plane, right: float, down: float) -> tuple[_Plane, Bool[np.nda
     return moved.clip(0, 1), covered
 
 
-def _said(found: _Found) -> str:
-    sideways = f"{abs(found.right):.1f} pixels to the {'right' if found.right >= 0 else 'left'}"
-    return f"{sideways} and {abs(found.down):.1f} {'down' if found.down > 0 else 'up'}"
+def told_shift(right: float, down: float) -> str:
+    """For a person.
+
+    >>> told_shift(3, -0.5)
+    '3.0 pixels to the right and 0.5 up'
+    """
+    sideways = f"{abs(right):.1f} pixels to the {'right' if right >= 0 else 'left'}"
+    return f"{sideways} and {abs(down):.1f} {'down' if down > 0 else 'up'}"
 
 
 def _opencv() -> Any:

@@ -52,6 +52,12 @@ def infrared_share(
     return share
 
 
+def check_fusion(fusion: float) -> None:
+    """Raises UsageError out of range."""
+    if not 0 <= fusion <= 1:
+        raise UsageError(f"fusion is {fusion:g}, expected 0 to 1 (1 is what the network says)")
+
+
 class NightRestorer:
     """A cleaning restorer, and a FusionNet after it. Safe to use from several threads.
 
@@ -101,8 +107,7 @@ class NightRestorer:
             PictureError: for what is not a picture, or an infrared one that does not fit the visible one.
             UsageError: for a strength, fusion or tile out of range. Others as of `Restorer.restore`.
         """
-        if not 0 <= fusion <= 1:
-            raise UsageError(f"fusion is {fusion:g}, expected 0 to 1 (1 is what the network says)")
+        check_fusion(fusion)
         start = time.perf_counter()
         picture = to_picture(image)
         heat = None if infrared is None else read_infrared(infrared)

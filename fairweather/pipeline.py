@@ -140,8 +140,7 @@ class Restorer:
             OutOfMemoryError: if even the smallest tile does not fit.
         """
         check_strength(strength)
-        if tile != "auto" and tile < SMALLEST:
-            raise UsageError(f"tile is {tile}, expected 'auto' or at least {SMALLEST} pixels")
+        check_tile(tile)
         if isinstance(image, Tensor) and image.ndim == 4:
             done = [
                 self.restore(x, strength=strength, tile=tile, depth=depth, progress=progress) for x in image
@@ -189,7 +188,7 @@ class Restorer:
     ) -> tuple[Float[Tensor, "3 h w"], int, list[str]]:
         """Restored pixels, number of tiles, warnings. Out of memory means smaller tiles, then a clear error."""
         info = MODELS[self.model]
-        size = tile if tile != "auto" else self._auto_tile()
+        size = tile if tile != "auto" else self.auto_tile()
         warnings: list[str] = []
         count = 1
 
@@ -297,7 +296,7 @@ class Restorer:
             )
         return y[..., :height, :width].float().cpu()
 
-    def _auto_tile(self) -> int:
+    def auto_tile(self) -> int:
         """The largest tile that takes at most half of the free memory."""
         side = int((available_memory(self.device) / 2 / MODELS[self.model].bytes_per_pixel) ** 0.5)
         return max(SMALLEST, min(side, LARGEST[MODELS[self.model].tiling]))
@@ -327,6 +326,12 @@ def check_strength(strength: float) -> None:
     """Raises UsageError out of range."""
     if not 0 <= strength <= 1.5:
         raise UsageError(f"strength is {strength:g}, expected 0 to 1.5 (1 is what the network says)")
+
+
+def check_tile(tile: int | Literal["auto"]) -> None:
+    """Raises UsageError out of range."""
+    if tile != "auto" and tile < SMALLEST:
+        raise UsageError(f"tile is {tile}, expected 'auto' or at least {SMALLEST} pixels")
 
 
 def to_picture(image: Image) -> Picture:

@@ -61,10 +61,19 @@ from fairweather.auto import AutoRestorer, steps_for
 from fairweather.errors import FairweatherError, MissingExtraError, PictureError, UsageError, unknown_name
 from fairweather.files import written_whole
 from fairweather.images import MAX_MEGAPIXELS
-from fairweather.infrared import COLOUR, LEVEL, RAW_NOISE, RAW_RANGE, align
+from fairweather.infrared import (
+    LEVEL,
+    UNSTRETCHED,
+    align,
+    is_coloured,
+    occupied,
+    stretched,
+    to_stretch,
+    told_shift,
+)
 from fairweather.loading import AnyRestorer
-from fairweather.night import NightRestorer
-from fairweather.pipeline import Result, check_strength
+from fairweather.night import NightRestorer, check_fusion
+from fairweather.pipeline import Result, check_strength, check_tile
 from fairweather.tiling import SMALLEST
 from fairweather.weights import sha256
 
@@ -109,9 +118,11 @@ HOLD = 0.2
 """Seconds for which the last infrared frame stands in for a missing one."""
 SAMPLES = 5
 """Frames, spread evenly over the video, on which is decided what then holds for all."""
-UNSTRETCHED = (0.0, 1.0)
 STRETCH_SECONDS = 10.0
 """Time over which the stretch of raw infrared counts follows them."""
+
+LOOKED_AT = 2**16
+"""Pixels of an infrared frame that tell where its raw counts lie."""
 
 TONE_SECONDS = 1.0
 """Time over which contrast and brightness follow what the network says of each frame."""
@@ -619,27 +630,6 @@ def _grey(frame: Frame, turn: Turn) -> tuple[Float32[Tensor, "1 y x"], bool]:
     return turn.upright(_pixels(_rgb(frame)).mean(0, keepdim=True)), False
 
 
-def _span(grey: Float32[Tensor, "1 y x"], counts: bool) -> tuple[float, float] | None:
-    """Where the middle 99 % of raw counts lie, and 0 to 1 of other pictures; None if it is one value everywhere."""
-    low, high = (float(x) for x in grey.aminmax())
-    if counts:
-        sample = grey.flatten()[:: 1 + grey.numel() // 2**16]
-        low, high = sample.quantile(torch.tensor([0.005, 0.995])).tolist()
-    if high - low < (RAW_NOISE if counts else LEVEL):
-        return None
-    return (low, high) if counts else UNSTRETCHED
-
-
-def _to_stretch(span: tuple[float, float]) -> tuple[float, float]:
-    """What becomes black and white, by the rule of `read_infrared`."""
-    return span if span[1] - span[0] <= RAW_RANGE else UNSTRETCHED
-
-
-def _stretched(grey: Float32[Tensor, "1 y x"], span: tuple[float, float]) -> Float32[Tensor, "1 y x"]:
-    low, high = span
-    return ((grey - low) / (high - low)).clamp_(0, 1)
-
-
 class _Infrared:
     """The infrared frames that go with visible ones, by time."""
 
@@ -705,7 +695,7 @@ class _Infrared:
         if frame is None or frame.pts != pts:
             return False
         grey, counts = _grey(frame, self.seen.turn)
-        span = _span(grey, counts)
+        span = occupied(grey, counts=counts, at_most=LOOKED_AT)
         if span is None:
             return False
         if (
@@ -716,7 +706,7 @@ class _Infrared:
             apart = new_high < low or new_low > high
             share = 1.0 if apart else 1 - math.exp(-passed / STRETCH_SECONDS)
             self.span = low + share * (new_low - low), high + share * (new_high - high)
-        heat = _stretched(grey, self.span)
+        heat = stretched(grey, self.span)
         if heat.max() - heat.min() < LEVEL:
             return False
         self.pts, self.heat = pts, heat
@@ -761,11 +751,11 @@ def _decided(
         if not judged:
             raise PictureError(f"{seen.path}: no frame could be found again to judge it; name a task")
         findings = {name: statistics.fmean(each[name] for each in judged) for name in judged[0]}
-        workers = [restorer._restorer(task) for task in steps_for(findings)]
+        workers = [restorer.restorer(task) for task in steps_for(findings)]
     else:
         workers = [restorer.cleaner if isinstance(restorer, NightRestorer) else restorer]
     # Taken frame by frame, the seams of tiles would come and go with the free memory.
-    side = min((worker._auto_tile() for worker in workers), default=SMALLEST) if tile == "auto" else tile
+    side = min((worker.auto_tile() for worker in workers), default=SMALLEST) if tile == "auto" else tile
     held = _Held(side, findings, steps_for(findings) if findings else (), (0.0, 0.0), ())
     if infrared is None:
         return held
@@ -791,31 +781,29 @@ def _shift(
     seen = infrared.seen
     spans, found, errors = [], [], []
     for pts, frame in _frames_at(seen.path, sorted(clean)).items():
-        rgb = _pixels(_rgb(frame))
-        if (rgb.amax(0) - rgb.amin(0) > COLOUR).float().mean() > 0.01:
+        if is_coloured(_pixels(_rgb(frame))):
             raise PictureError(f"{seen.path}: is in colours; export the infrared video in greys (white-hot)")
         grey, counts = _grey(frame, seen.turn)
-        if (span := _span(grey, counts)) is None:
+        if (span := occupied(grey, counts=counts, at_most=LOOKED_AT)) is None:
             continue
         spans.append(span)
         try:
-            found.append(align(clean[pts], _stretched(grey, _to_stretch(span)), max_shift=max_shift))
+            found.append(align(clean[pts], stretched(grey, to_stretch(span)), max_shift=max_shift))
         except PictureError as error:
             errors.append(error)
     if errors and not found:
         raise PictureError(f"{seen.path}: {errors[0]}")
     if spans:
         low, high = (statistics.median(end) for end in zip(*spans, strict=True))
-        infrared.span = _to_stretch((low, high))
+        infrared.span = to_stretch((low, high))
     clear = [one.shift for one in found if one.shift != (0.0, 0.0) or not one.warnings]
     if not clear:
         return (0.0, 0.0), tuple(dict.fromkeys(said for one in found for said in one.warnings))
     right, down = statistics.median(x for x, _ in clear), statistics.median(y for _, y in clear)
     if (right, down) == (0.0, 0.0):
         return (0.0, 0.0), ()
-    sideways, way = "right" if right >= 0 else "left", "down" if down > 0 else "up"
-    lay = f"{abs(right):.1f} pixels to the {sideways} and {abs(down):.1f} {way}"
-    return (right, down), (f"the infrared video lay {lay}; it was moved back",)
+    said = f"the infrared video lay {told_shift(right, down)}; it was moved back"
+    return (right, down), (said,)
 
 
 # Segments ----------------------------------------------------------------------------------------------------------
@@ -1222,7 +1210,7 @@ def _results(
     """One frame, step by step, with what holds for all of them."""
     if isinstance(restorer, AutoRestorer):
         for task in held.steps:
-            result = restorer._restorer(task).restore(degraded, tile=held.tile, depth=False)
+            result = restorer.restorer(task).restore(degraded, tile=held.tile, depth=False)
             degraded = result.image
             yield result
     elif isinstance(restorer, NightRestorer) and heat is not None:
@@ -1277,10 +1265,8 @@ def restore_video(
     """
     start = time.perf_counter()
     check_strength(strength)
-    if not 0 <= fusion <= 1:
-        raise UsageError(f"fusion is {fusion:g}, expected 0 to 1 (1 is what the network says)")
-    if tile != "auto" and tile < SMALLEST:
-        raise UsageError(f"tile is {tile}, expected 'auto' or at least {SMALLEST} pixels")
+    check_fusion(fusion)
+    check_tile(tile)
     if not segment_seconds > 0:
         raise UsageError(f"segment_seconds is {segment_seconds:g}, expected more than 0")
     if infrared is not None and not isinstance(restorer, NightRestorer):

@@ -873,7 +873,7 @@ def test_a_judge_decides_once_for_the_whole_video() -> None:
 def test_tiles_are_the_same_for_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.mp4")
     sides = iter([300, 200, 100])
-    monkeypatch.setattr(Restorer, "_auto_tile", lambda self: next(sides))
+    monkeypatch.setattr(Restorer, "auto_tile", lambda self: next(sides))
     used = set()
     original = Restorer.restore
 
