@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fairweather.errors import FairweatherError
+from fairweather.models.inference import for_inference
 from fairweather.models.judge import FINDINGS, Judge
 from fairweather.pipeline import PAST, Image, Restorer, Result, check_strength, like, to_picture
 
@@ -87,7 +88,7 @@ class AutoRestorer:
         precision: str,
         restorer: Callable[[str], Restorer],
     ) -> None:
-        self.net = net.to(device).eval().requires_grad_(False)
+        self.net = for_inference(net.to(device))
         self.model, self.sha256 = model, sha256
         self.device, self.precision = device, precision
         self._load = restorer

@@ -23,6 +23,7 @@ from fairweather.errors import FairweatherError, UsageError
 from fairweather.infrared import align, check_shape, read_infrared
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
+from fairweather.models.inference import for_inference
 from fairweather.pipeline import Image, Restorer, Result, like, to_picture
 from fairweather.tiling import run_tiled
 
@@ -72,7 +73,7 @@ class NightRestorer:
     def __init__(
         self, net: FusionNet, cleaner: Restorer, *, model: str, sha256: str, device: str, precision: str
     ) -> None:
-        self.net = net.to(device).eval().requires_grad_(False)
+        self.net = for_inference(net.to(device))
         self.cleaner = cleaner
         self.model, self.sha256 = model, sha256
         self.device, self.precision = device, precision

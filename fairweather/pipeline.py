@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from fairweather import images
 from fairweather.depth_picture import write_depth
@@ -31,6 +30,7 @@ from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError
 from fairweather.images import Picture
 from fairweather.models import MODELS, restored
 from fairweather.models.dcmpnet import DCMPNet, Haze
+from fairweather.models.inference import for_inference
 from fairweather.models.layers import enlarged_rows, pad_to_multiple, record, reduced, replay
 from fairweather.runtime import available_memory
 from fairweather.tiling import SMALLEST, run_tiled
@@ -105,8 +105,7 @@ class Restorer:
     def __init__(
         self, net: nn.Module, *, model: str, task: str, sha256: str, device: str, precision: str
     ) -> None:
-        self.net = net.to(device).eval().requires_grad_(False)
-        convert_conv2d_weight_memory_format(self.net, torch.channels_last)
+        self.net = for_inference(net.to(device))
         self.model, self.task, self.sha256 = model, task, sha256
         self.device, self.precision = device, precision
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.errors import WeightsError, unknown_name
-from fairweather.models.layers import over_picture, pad_to_multiple
+from fairweather.models.layers import at_least_float32, over_picture, pad_to_multiple
 
 Reconstruction = Literal["residual", "scattering"]
 SMALLEST = 28
@@ -60,8 +60,7 @@ class RLN(nn.Module):
         return normalised, self.rescale(sigma), self.rebias(mean)
 
     def _statistics(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
-        # In float32: half precision cannot add up a whole picture.
-        variance, mean = torch.var_mean(x.float(), dim=(1, 2, 3), keepdim=True, correction=0)
+        variance, mean = torch.var_mean(at_least_float32(x), dim=(1, 2, 3), keepdim=True, correction=0)
         return mean, (variance + self.eps).sqrt()
 
 
@@ -279,13 +278,14 @@ class MSAAM(nn.Module):
 
 
 def _mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
-    # In float32: half precision cannot add up a whole picture.
-    return x.float().mean(dim=(2, 3), keepdim=True)
+    return at_least_float32(x).mean(dim=(2, 3), keepdim=True)
 
 
 def _instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tensor, "b c h w"]:
     """Each channel of each picture to mean 0 and variance 1, by its own statistics also when evaluating."""
-    variance, mean = over_picture(lambda: torch.var_mean(x.float(), dim=(2, 3), keepdim=True, correction=0))
+    variance, mean = over_picture(
+        lambda: torch.var_mean(at_least_float32(x), dim=(2, 3), keepdim=True, correction=0)
+    )
     scale = (variance + eps).rsqrt()
     return _affine(x, scale, -mean * scale)
 
@@ -617,9 +617,9 @@ class DehazingNetwork(nn.Module):
         guess: Haze | None = None
         if self.reconstruction == "scattering":
             with torch.autocast(x0.device.type, enabled=False):  # logarithms and quotients need float32
-                guess = dark_channel_prior((grid.float() + 1) / 2)
+                guess = dark_channel_prior((at_least_float32(grid) + 1) / 2)
                 seen = guess._replace(log_transmission=guess.log_transmission[:, 1:2]).removed(
-                    (grid.float() + 1) / 2
+                    (at_least_float32(grid) + 1) / 2
                 )
             start += [*guess, seen.clamp(-0.5, 1.5)]
         depth: Tensor | None = None
@@ -647,10 +647,10 @@ class DehazingNetwork(nn.Module):
         else:
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
-                corrected = _corrected(guess, _restrained(r.float(), self.restraint))
+                corrected = _corrected(guess, _restrained(at_least_float32(r), self.restraint))
                 departure = _departure(guess, corrected)
                 haze = corrected.resized(size).cropped(height, width)
-                out = 2 * haze.removed((hazy.float() + 1) / 2).to(x0.dtype) - 1
+                out = 2 * haze.removed((at_least_float32(hazy) + 1) / 2).to(x0.dtype) - 1
         if depth is not None and p > 1:
             depth = F.interpolate(depth, scale_factor=p, mode="bilinear")
         return Dehazed(

@@ -54,6 +54,15 @@ def pad_to_multiple(
     return x
 
 
+def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Half precision as float32, for sums that run over a whole picture: it cannot hold them; others as they are.
+
+    >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype, at_least_float32(torch.ones(1).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def reduced(x: Float[Tensor, "b c h w"], longest: int) -> Float[Tensor, "b c h2 w2"]:
     """A copy with no side longer than `longest`, averaged over what it leaves out; `x` itself where it is small.
 

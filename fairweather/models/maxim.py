@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleRestorer, Down, Style, published_unet
-from fairweather.models.layers import pad_to_multiple
+from fairweather.models.layers import at_least_float32, pad_to_multiple
 
 SIZES = (16, 16, 8)
 """Side of the blocks and of the grids at full size, 1/2 and 1/4."""
@@ -267,7 +267,9 @@ def resized(x: Float[Tensor, "b c h1 w1"], like: Float[Tensor, "b d h2 w2"]) -> 
     size = like.shape[-2:]
     if x.shape[-2:] == size:
         return x
-    y = F.interpolate(x.float(), size=size, mode="bilinear", antialias=True)  # bf16 on a CPU has none
+    y = F.interpolate(
+        at_least_float32(x), size=size, mode="bilinear", antialias=True
+    )  # bf16 on a CPU has none
     return y.to(x.dtype)
 
 

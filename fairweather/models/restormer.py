@@ -19,20 +19,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.layers import LayerNorm2d, pad_to_multiple
+from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
 
 
 def cosines(q: Float[Tensor, "b heads i n"], k: Float[Tensor, "b heads j n"]) -> Float[Tensor, "b heads i j"]:
     """Cosine of the angle between each channel of q and each of k as vectors over all n positions, in [-1, 1].
 
-    Always in float32: the sums run over the whole picture, which overflows float16 and rounds in bfloat16.
+    In float32 at least: the sums run over the whole picture, which overflows float16 and rounds in bfloat16.
     A channel that is 0 everywhere has cosine 0 with all others.
 
     >>> cosines(torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0], [-1.0, 1.0]]]]))
     tensor([[[[ 1.0000, -0.7071]]]])
     """
     with torch.autocast(q.device.type, enabled=False):
-        q, k = q.float(), k.float()
+        q, k = at_least_float32(q), at_least_float32(k)
         length_q, length_k = (t.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt() for t in (q, k))
         return q @ k.mT / length_q / length_k.mT  # products, not maps, are divided: two passes less
 

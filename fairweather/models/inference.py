@@ -1,0 +1,120 @@
+"""The same network, cheaper to evaluate: `for_inference`, and the identities that networks are folded by.
+
+A module that can be had cheaper says how in a method `inference_form()`. It is called on a copy, in evaluation mode,
+from the outermost module inwards; it changes the module and returns it, or returns what takes its place. All folding
+is done in double precision, once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def for_inference(net: Network) -> Network:
+    """A copy of a network with the same outputs up to rounding, faster and for evaluation alone.
+
+    Linear maps that follow each other are merged, norms' constants are folded into the convolutions around them, what
+    no output depends on is left out, and weights lie channels-last. The copy has other parameters than the network:
+    it cannot be trained, and its weights are not to be saved.
+
+    >>> from fairweather.models import create_model
+    >>> net = create_model("restormer_small")
+    >>> x = torch.rand(1, 3, 16, 16)
+    >>> torch.testing.assert_close(for_inference(net)(x), net(x), rtol=0, atol=1e-5)
+    """
+    fast = copy.deepcopy(net).eval().requires_grad_(False)
+    with torch.no_grad():
+        folded(fast)
+    convert_conv2d_weight_memory_format(fast, torch.channels_last)
+    return fast
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """The module, or what takes its place, with all inside it in their inference forms."""
+    form: Callable[[], nn.Module] | None = getattr(module, "inference_form", None)
+    if form is not None:
+        module = form()
+    for name, child in module.named_children():
+        setattr(module, name, folded(child))
+    return module
+
+
+# Identities --------------------------------------------------------------------------------------------------------
+
+
+def absorb_norm(norm: nn.LayerNorm, conv: nn.Conv2d) -> None:
+    """Move a norm's scale and shift into the convolution right after it, which must not pad with zeros."""
+    assert not _pads(conv), "a padded border would get the norm's shift"
+    weight = conv.weight.double()
+    if norm.bias is not None:
+        set_bias(conv, bias_of(conv) + weight.sum((2, 3)) @ norm.bias.double())
+    conv.weight.copy_(weight * norm.weight.double()[:, None, None])
+    norm.weight = norm.bias = None  # type: ignore[assignment]
+    norm.elementwise_affine = False
+
+
+def merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """One convolution for a 1x1 convolution and the one after it; the first has no bias if the second pads zeros."""
+    assert first.kernel_size == first.stride == (1, 1)
+    assert first.groups == second.groups == 1
+    assert first.bias is None or not _pads(second), "a padded border would get the first one's bias"
+    inner = first.weight.double().flatten(1)  # mid in
+    outer = second.weight.double()  # out mid kh kw
+    bias = None
+    if first.bias is not None or second.bias is not None:
+        bias = bias_of(second) + outer.sum((2, 3)) @ bias_of(first)
+    return convolution(torch.einsum("omhw,mi->oihw", outer, inner), bias, like=second)
+
+
+def stacked(*convs: nn.Conv2d) -> nn.Conv2d:
+    """Convolutions of one map, equal but for their weights, as one whose outputs are theirs in this order."""
+    biases = None if all(conv.bias is None for conv in convs) else torch.cat([bias_of(c) for c in convs])
+    return convolution(torch.cat([conv.weight.double() for conv in convs]), biases, like=convs[0])
+
+
+def convolution(
+    weight: Float64[Tensor, "out cin kh kw"], bias: Float64[Tensor, " out"] | None, *, like: nn.Conv2d
+) -> nn.Conv2d:
+    """A convolution of these weights, with the stride, padding, dilation and precision of another."""
+    made = nn.Conv2d(
+        weight.shape[1] * like.groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),  # type: ignore[arg-type]
+        stride=like.stride,  # type: ignore[arg-type]
+        padding=like.padding,  # type: ignore[arg-type]
+        dilation=like.dilation,  # type: ignore[arg-type]
+        groups=like.groups,
+        bias=bias is not None,
+        padding_mode=like.padding_mode,
+        device=like.weight.device,
+        dtype=like.weight.dtype,
+    )
+    made.weight.copy_(weight)
+    if bias is not None:
+        set_bias(made, bias)
+    return made.eval().requires_grad_(False)
+
+
+def bias_of(conv: nn.Conv2d) -> Float64[Tensor, " out"]:
+    """The bias in double precision, zeros where there is none."""
+    if conv.bias is None:
+        return torch.zeros(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
+    return conv.bias.double()
+
+
+def set_bias(conv: nn.Conv2d, bias: Float64[Tensor, " out"]) -> None:
+    """Give a convolution a bias, in the precision of its weights."""
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+
+
+def _pads(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros" and conv.padding not in ((0, 0), "valid")
