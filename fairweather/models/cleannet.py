@@ -17,9 +17,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from fairweather.models.inference import convolution, merged_chain, part
 from fairweather.models.restormer import (
     MDTA,
     ChannelUNet,
@@ -132,6 +133,90 @@ class MDFFN(nn.Module):
         out: Tensor = self.project_out(torch.cat((y3, y5), dim=1))
         return out
 
+    def inference_form(self) -> PairedMDFFN:
+        return PairedMDFFN(self)
+
+
+class PairedMDFFN(nn.Module):
+    """The inference form of MDFFN: its hidden channels in another order, so that nothing is joined or interleaved.
+
+    Each half of the hidden channels is a map of its own, its even channels before its odd ones. The channels that
+    make a pair then lie in two runs, and the exit takes each branch's pairs as they come. The pair that is mixed where
+    the hidden channels are odd in number goes by itself.
+    """
+
+    def __init__(self, plain: MDFFN) -> None:
+        super().__init__()
+        f = plain.project_in.out_channels // 2
+        order = torch.cat((torch.arange(0, f, 2), torch.arange(1, f, 2)))
+        self.halves = nn.ModuleList(
+            PairedHalf(
+                entry=rows(plain.project_in, half * f + order),
+                near=depthwise(plain.dwconv3x3.weight[half * f + order]),
+                far=depthwise(plain.dwconv5x5.weight[half * f + order]),
+                # Channel i of a pair's weights belongs to channel i of the 3x3 branch beside the 5x5 branch.
+                near_pairs=depthwise(pairs.weight.flatten(0, 1)[:, None][order]),
+                far_pairs=depthwise(pairs.weight.flatten(0, 1)[:, None][f + order]),
+                exit=part(plain.project_out, half * f, half * f + f),
+            )
+            for half, pairs in enumerate((plain.dwconv3x3_1, plain.dwconv5x5_1))
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        first, second = self.halves
+        out: Tensor = first(x) + second(x)
+        return out
+
+
+class PairedHalf(nn.Module):
+    """One half of the hidden channels, f of them, from the entry of an MDFFN to its exit."""
+
+    def __init__(
+        self,
+        *,
+        entry: nn.Conv2d,
+        near: nn.Conv2d,
+        far: nn.Conv2d,
+        near_pairs: nn.Conv2d,
+        far_pairs: nn.Conv2d,
+        exit: nn.Conv2d,
+    ) -> None:
+        super().__init__()
+        f, n = entry.out_channels, entry.out_channels // 2
+        self.entry, self.near, self.far = entry, near, far
+        self.near_pairs, self.far_pairs = near_pairs, far_pairs
+        self.near_exit, self.far_exit = part(exit, 0, n), part(exit, f - n, f)
+        self.mixed_exit = part(exit, n, n + 1) if f % 2 else None
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        y: Tensor = self.entry(x)
+        near: Tensor = self.near_pairs(F.relu(self.near(y), inplace=True))
+        far: Tensor = self.far_pairs(F.relu(self.far(y), inplace=True))
+        n = y.shape[1] // 2
+        evens = y.shape[1] - n
+        # The first even channel of the 5x5 branch belongs to the last of the 3x3 branch where there is one more.
+        skip = evens - n
+        near_paired = (near[:, :n] + near[:, evens:]).relu_()
+        far_paired = (far[:, skip:evens] + far[:, evens:]).relu_()
+        out: Tensor = self.near_exit(near_paired) + self.far_exit(far_paired)
+        if self.mixed_exit is not None:
+            out = out + self.mixed_exit((near[:, n:evens] + far[:, :1]).relu_())
+        return out
+
+
+def rows(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
+    """A convolution's outputs of these numbers, in this order."""
+    bias = None if conv.bias is None else conv.bias.double()[chosen]
+    return convolution(conv.weight.double()[chosen], bias, like=conv)
+
+
+def depthwise(weight: Float[Tensor, "c 1 k k"]) -> nn.Conv2d:
+    """A depthwise convolution of these weights that keeps the size."""
+    c, _, k, _ = weight.shape
+    conv = nn.Conv2d(c, c, k, padding=k // 2, groups=c, bias=False, dtype=weight.dtype, device=weight.device)
+    conv.requires_grad_(False).weight.copy_(weight)
+    return conv
+
 
 def sparse_block(channels: int, num_heads: int, expansion: float) -> TransformerBlock:
     """Restormer's block, with TSSA and MDFFN."""
@@ -170,10 +255,34 @@ class Mixture(nn.Module):
         """The gate has one weight for each expert."""
         # Merged one by one: the experts' answers side by side would be eight maps.
         merged = torch.zeros_like(x)
-        parts = self.merge.weight.chunk(EXPERTS, dim=1)
-        for expert, part, weight in zip(self.experts, parts, gate.unbind(1), strict=True):
-            merged.addcmul_(F.conv2d(expert(x), part), weight[:, None, None, None])
+        weights = self.merge.weight.chunk(EXPERTS, dim=1)
+        for expert, weight, share in zip(self.experts, weights, gate.unbind(1), strict=True):
+            merged.addcmul_(F.conv2d(expert(x), weight), share[:, None, None, None])
         return F.relu(F.relu(merged) + x)
+
+    def inference_form(self) -> MergedMixture:
+        return MergedMixture(self)
+
+
+class MergedMixture(nn.Module):
+    """The inference form of Mixture: 1x1 convolutions in a row, an expert's last and its part of the merge, are one."""
+
+    def __init__(self, plain: Mixture) -> None:
+        super().__init__()
+        c = plain.merge.out_channels
+        self.experts = nn.ModuleList(
+            merged_chain(
+                *(expert if isinstance(expert, nn.Sequential) else [expert]),
+                part(plain.merge, i * c, (i + 1) * c),
+            )
+            for i, expert in enumerate(plain.experts)
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"], gate: Float[Tensor, "b 8"]) -> Float[Tensor, "b c h w"]:
+        y = torch.zeros_like(x)
+        for expert, share in zip(self.experts, gate.unbind(1), strict=True):
+            y = y.addcmul_(expert(x), share[:, None, None, None])
+        return F.relu(F.relu(y) + x)
 
 
 class AgMoE(nn.Module):

@@ -62,17 +62,84 @@ def absorb_norm(norm: nn.LayerNorm, conv: nn.Conv2d) -> None:
     norm.elementwise_affine = False
 
 
+def absorb_batch_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Move a batch norm, which in evaluation is a scale and a shift, into the layer right before it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = norm.bias.double() - norm.running_mean.double() * scale
+    if layer.bias is not None:
+        bias += layer.bias.double() * scale
+    layer.weight.copy_((layer.weight.double().flatten(1) * scale[:, None]).view_as(layer.weight))
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+
+
 def merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """One convolution for a 1x1 convolution and the one after it; the first has no bias if the second pads zeros."""
+    """One convolution for a 1x1 convolution, dense or depthwise, and the dense one after it.
+
+    The first has no bias if the second pads zeros.
+    """
     assert first.kernel_size == first.stride == (1, 1)
-    assert first.groups == second.groups == 1
+    assert first.groups in (1, first.in_channels)
+    assert second.groups == 1
     assert first.bias is None or not _pads(second), "a padded border would get the first one's bias"
     inner = first.weight.double().flatten(1)  # mid in
+    if first.groups > 1:
+        inner = inner.flatten().diag()
     outer = second.weight.double()  # out mid kh kw
     bias = None
     if first.bias is not None or second.bias is not None:
         bias = bias_of(second) + outer.sum((2, 3)) @ bias_of(first)
     return convolution(torch.einsum("omhw,mi->oihw", outer, inner), bias, like=second)
+
+
+def merged_chain(*layers: nn.Module) -> nn.Sequential:
+    """Layers in a row, with each 1x1 convolution that a dense one follows merged into that."""
+    chain: list[nn.Module] = []
+    for layer in layers:
+        before = chain[-1] if chain else None
+        if (
+            isinstance(layer, nn.Conv2d)
+            and isinstance(before, nn.Conv2d)
+            and before.kernel_size == (1, 1)
+            and layer.groups == 1
+        ):
+            chain[-1] = merged(before, layer)
+        else:
+            chain.append(layer)
+    return nn.Sequential(*chain)
+
+
+def merged_through_shuffle(up: nn.Conv2d, mix: nn.Conv2d) -> nn.Conv2d:
+    """One convolution before a pixel shuffle by 2, for a convolution, that shuffle and a 1x1 convolution `mix`.
+
+    >>> up, mix = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(2, 5, 1, bias=False)
+    >>> x = torch.rand(1, 3, 4, 4)
+    >>> one = merged_through_shuffle(up.requires_grad_(False), mix.requires_grad_(False))(x)
+    >>> torch.testing.assert_close(nn.functional.pixel_shuffle(one, 2), mix(nn.functional.pixel_shuffle(up(x), 2)))
+    """
+    assert up.bias is None
+    assert mix.kernel_size == (1, 1)
+    places = up.weight.double().unflatten(0, (mix.in_channels, 4))  # mid place cin kh kw
+    weight = torch.einsum("om,mpihw->opihw", mix.weight.double().flatten(1), places).flatten(0, 1)
+    bias = None if mix.bias is None else bias_of(mix).repeat_interleave(4)
+    return convolution(weight, bias, like=up)
+
+
+def part(conv: nn.Conv2d, first: int, end: int) -> nn.Conv2d:
+    """What a convolution does with its inputs `first` to `end` (exclusive), without its bias."""
+    return convolution(conv.weight.double()[:, first:end], None, like=conv)
+
+
+def mixed(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """One convolution for any convolution and the 1x1 convolution after it."""
+    assert second.kernel_size == second.stride == (1, 1)
+    assert first.groups == second.groups == 1
+    outer = second.weight.double().flatten(1)  # out mid
+    bias = None
+    if first.bias is not None or second.bias is not None:
+        bias = bias_of(second) + outer @ bias_of(first)
+    return convolution(torch.einsum("om,mihw->oihw", outer, first.weight.double()), bias, like=first)
 
 
 def stacked(*convs: nn.Conv2d) -> nn.Conv2d:
@@ -97,11 +164,11 @@ def convolution(
         padding_mode=like.padding_mode,
         device=like.weight.device,
         dtype=like.weight.dtype,
-    )
+    ).requires_grad_(False)
     made.weight.copy_(weight)
     if bias is not None:
         set_bias(made, bias)
-    return made.eval().requires_grad_(False)
+    return made.eval()
 
 
 def bias_of(conv: nn.Conv2d) -> Float64[Tensor, " out"]:
