@@ -7,7 +7,7 @@ one tile at a time goes through the network, so memory follows the tile and not 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -61,23 +61,65 @@ def run_tiled(
         align: see `spans`.
         progress: called with (tiles done, tiles in all).
     """
+    result = picture.new_zeros(0)
+    done = 0
+    bands = run_bands(
+        network,
+        lambda first, end: picture[:, first:end],
+        height=picture.shape[-2],
+        width=picture.shape[-1],
+        tile=tile,
+        overlap=overlap,
+        align=align,
+        progress=progress,
+    )
+    for band in bands:
+        if not len(result):
+            result = picture.new_zeros(len(band), *picture.shape[-2:])
+        result[:, done : done + band.shape[1]] = band
+        done += band.shape[1]
+    return result
+
+
+def run_bands(
+    network: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b k h w"]],
+    rows: Callable[[int, int], Float[Tensor, "c n w"]],
+    *,
+    height: int,
+    width: int,
+    tile: int,
+    overlap: int = OVERLAP,
+    align: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Float[Tensor, "k n w"]]:
+    """`run_tiled` for a picture that is never whole in memory: the result from top to bottom, some rows at a time.
+
+    Args:
+        rows: the picture's rows first to end (exclusive); asked for with rising `first`, some of them twice.
+        height, width: of the picture. Others as of `run_tiled`.
+    """
     least = max(align, 4 * overlap + align - 1)  # else three tiles would blend at one place
     if tile < least:
         raise ValueError(
             f"a tile of {tile} pixels is too small for overlap={overlap} and align={align}: expected {least} or more"
         )
-    rows, columns = (spans(n, tile, overlap, align) for n in picture.shape[-2:])
-    result = picture.new_zeros(0)
-    for i, (top, bottom) in enumerate(rows):
-        for j, (left, right) in enumerate(columns):
-            piece = network(picture[None, :, top:bottom, left:right])[0]
-            weight = _ramp(rows, i)[:, None] * _ramp(columns, j)
-            if not len(result):
-                result = picture.new_zeros(len(piece), *picture.shape[-2:])
-            result[:, top:bottom, left:right] += piece.to(result) * weight
+    across, down = spans(width, tile, overlap, align), spans(height, tile, overlap, align)
+    shared: Tensor | None = None  # rows of the band before that this one adds to
+    for i, (top, bottom) in enumerate(down):
+        picture = rows(top, bottom)
+        band = picture.new_zeros(0)
+        for j, (left, right) in enumerate(across):
+            piece = network(picture[None, :, :, left:right])[0]
+            if not len(band):
+                band = picture.new_zeros(len(piece), bottom - top, width)
+            band[:, :, left:right] += piece.to(band) * (_ramp(down, i)[:, None] * _ramp(across, j))
             if progress:
-                progress(i * len(columns) + j + 1, len(rows) * len(columns))
-    return result
+                progress(i * len(across) + j + 1, len(down) * len(across))
+        if shared is not None:
+            band[:, : shared.shape[1]] += shared
+        complete = (down[i + 1][0] if i + 1 < len(down) else bottom) - top
+        shared = band[:, complete:].clone()
+        yield band[:, :complete]
 
 
 def _ramp(cut: list[tuple[int, int]], index: int) -> Float[Tensor, " n"]:

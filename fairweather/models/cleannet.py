@@ -48,8 +48,8 @@ def sparse_attention(
     size = logits.shape[-1]
     largest, order = logits.sort(dim=-1, descending=True)
     mixed = torch.zeros_like(largest)
-    for weight, (part, whole) in zip(mix, SHARES, strict=True):
-        kept = size * part // whole
+    for weight, (above, below) in zip(mix, SHARES, strict=True):
+        kept = size * above // below
         mixed = mixed + F.pad(weight * largest[..., :kept].softmax(dim=-1), (0, size - kept))
     return torch.zeros_like(mixed).scatter(-1, order, mixed)
 
