@@ -14,6 +14,7 @@ Colours are never converted (but CMYK becomes RGB): the ICC profile goes along w
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import re
@@ -93,12 +94,16 @@ def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGA
     name = "the picture" if isinstance(source, bytes) else one_line(source)
     try:
         data = source if isinstance(source, bytes) else _load(Path(source))
-        return _READERS[_sniff(data)](data, max_megapixels)
+        return _READERS[sniff(data)](data, max_megapixels)
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # decoders meet hostile bytes with a dozen kinds of exceptions
-        message = f"{name}: damaged or incomplete ({_reason(error)}); copy or download it again"
-        raise PictureError(message) from error
+        raise damaged(name, error) from error
+
+
+def damaged(name: str, error: Exception) -> PictureError:
+    """What is said of a file whose content is not what its beginning promises."""
+    return PictureError(f"{name}: damaged or incomplete ({reason(error)}); copy or download it again")
 
 
 def _load(path: Path) -> bytes:
@@ -108,13 +113,13 @@ def _load(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             raise PictureError("is a device or a pipe; expected a picture file")
         with open(path, "rb") as file:
-            _sniff(file.read(64))  # refuse a film before it fills the memory
+            sniff(file.read(64))  # refuse a film before it fills the memory
             file.seek(0)
             return file.read()
     except FileNotFoundError:
         raise PictureError("no such file; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise PictureError(f"cannot be read ({_reason(error)}); check its path and permissions") from error
+        raise PictureError(f"cannot be read ({reason(error)}); check its path and permissions") from error
 
 
 _FOREIGN = {  # the beginnings of what people do hand in, so that the refusal can name it
@@ -133,7 +138,7 @@ _FOREIGN = {  # the beginnings of what people do hand in, so that the refusal ca
 }
 
 
-def _sniff(data: bytes) -> Format:
+def sniff(data: bytes) -> Format:
     """The format by the first bytes; PictureError if it is none of ours."""
     if not data:
         raise PictureError("is empty (0 bytes); copy or download it again")
@@ -153,7 +158,7 @@ def _sniff(data: bytes) -> Format:
     raise PictureError(f"is not a picture; expected {_READABLE}")
 
 
-def _check_size(width: int, height: int, max_megapixels: float) -> None:
+def check_size(width: int, height: int, max_megapixels: float) -> None:
     if width < 1 or height < 1:
         raise ValueError(f"its header says {width}x{height} pixels")
     megapixels = width * height / 1e6
@@ -195,7 +200,7 @@ def _read_png(data: bytes, max_megapixels: float) -> Picture:
     if [kind for kind, _ in chunks].index(b"IHDR") != 0:
         raise ValueError("its header is not at the beginning")
     width, height, depth = struct.unpack_from(">IIB", chunks[0][1])
-    _check_size(width, height, max_megapixels)
+    check_size(width, height, max_megapixels)
     if any(kind == b"acTL" and body[:4] != b"\0\0\0\1" for kind, body in chunks):
         raise PictureError("is an animated PNG, which is not supported; extract one frame")
     pixels = metadata.join_png(
@@ -219,7 +224,7 @@ def _decode_pillow(
     with _QUIET, warnings.catch_warnings():  # warning filters are global, hence the lock
         warnings.simplefilter("ignore")  # about odd EXIF, which we keep as it is
         image = decoder(io.BytesIO(data))
-    _check_size(*image.size, max_megapixels)
+    check_size(*image.size, max_megapixels)
     return _pillow_samples(image)
 
 
@@ -282,32 +287,49 @@ def _assemble(
     xmp: bytes | None = None,
 ) -> Picture:
     """A Picture of decoded samples, turned upright as `exif` says."""
-    orientation, exif = metadata.reset_orientation(exif)
+    like, orientation = without_pixels(format=format, lossless=lossless, icc=icc, exif=exif, xmp=xmp)
     if orientation >= 5:
         samples = samples.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     if orientation in (3, 4, 7, 8):
         samples = samples[::-1]
-    if orientation != 1 and xmp:
-        xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp)
 
     planes = np.moveaxis(samples, -1, 0)  # 1 to 4 of h w
     colours = 1 if len(planes) < 3 else 3
-    return Picture(
-        pixels=_unit_range(planes[:colours], 3),
+    return dataclasses.replace(
+        like,
+        pixels=unit_range(planes[:colours], 3),
         mode="grey" if colours == 1 else "rgb",
         bits=16 if samples.dtype == np.uint16 else 8,
-        alpha=_unit_range(planes[colours:], 1) if len(planes) > colours else None,
+        alpha=unit_range(planes[colours:], 1) if len(planes) > colours else None,
+    )
+
+
+def without_pixels(
+    *,
+    format: Format,
+    lossless: bool,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+) -> tuple[Picture, int]:
+    """All of a picture but its pixels, as it is once they are turned upright, and by which orientation to turn them."""
+    orientation, exif = metadata.reset_orientation(exif)
+    if orientation != 1 and xmp:
+        xmp = re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp)
+    picture = Picture(
+        pixels=torch.zeros(3, 0, 0),
         format=format,
         lossless=lossless,
         icc=icc or None,
         exif=exif,
         xmp=xmp or None,
     )
+    return picture, orientation
 
 
-def _unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor, "{count} h w"]:
+def unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor, "{count} h w"]:
     """Integer planes as float32 in [0, 1], with no other copy; one plane is repeated to fill `count`."""
     unit = np.empty((count, *planes.shape[1:]), np.float32)
     np.divide(planes, np.float32(np.iinfo(planes.dtype).max), out=unit, dtype=np.float32)
@@ -339,7 +361,7 @@ def write_picture(
         with written_whole(path) as part:
             part.write_bytes(data)
     except (OSError, ValueError) as error:
-        message = f"{one_line(path)}: cannot be written ({_reason(error)}); check the folder and the disk"
+        message = f"{one_line(path)}: cannot be written ({reason(error)}); check the folder and the disk"
         raise PictureError(message) from error
 
 
@@ -370,7 +392,7 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
         raise PictureError(f"{chosen} holds at most {limit}, this has {width}x{height}; write png or tiff")
 
     bits = picture.bits if chosen in ("png", "tiff") else 8
-    samples = _quantised(_planes(picture, alpha=chosen not in ("jpg", "bmp")), bits)
+    samples = quantised(picture, bits, alpha=chosen not in ("jpg", "bmp"))
     try:
         if chosen == "png":
             return _encode_png(samples, picture)
@@ -378,7 +400,7 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
             return _encode_tiff(samples, picture)
         return _encode_pillow(samples, picture, cast(Format, chosen), quality)
     except Exception as error:  # as many kinds as when decoding
-        raise PictureError(f"cannot be encoded as {chosen} ({_reason(error)}); try another format") from error
+        raise PictureError(f"cannot be encoded as {chosen} ({reason(error)}); try another format") from error
 
 
 def _planes(picture: Picture, *, alpha: bool) -> list[Float[Tensor, "h w"]]:
@@ -386,8 +408,9 @@ def _planes(picture: Picture, *, alpha: bool) -> list[Float[Tensor, "h w"]]:
     return colours + ([picture.alpha[0]] if alpha and picture.alpha is not None else [])
 
 
-def _quantised(planes: list[Float[Tensor, "h w"]], bits: int) -> _Samples:
-    """Planes clamped to [0, 1] and rounded to `bits`, one at a time so that no second float copy is made."""
+def quantised(picture: Picture, bits: int, *, alpha: bool) -> _Samples:
+    """Values clamped to [0, 1] and rounded to `bits`, plane by plane so that no second float copy is made."""
+    planes = _planes(picture, alpha=alpha)
     samples = np.empty((*planes[0].shape, len(planes)), np.uint16 if bits == 16 else np.uint8)
     for index, plane in enumerate(planes):
         if plane.isnan().any():
@@ -400,6 +423,10 @@ def _quantised(planes: list[Float[Tensor, "h w"]], bits: int) -> _Samples:
 def _encode_png(samples: _Samples, picture: Picture) -> bytes:
     data = _vips_image(samples).pngsave_buffer(filter="all", keep="none")
     chunks = [(kind, body) for kind, body in metadata.png_chunks(data) if kind in metadata.PIXEL_CHUNKS]
+    return metadata.join_png([chunks[0], *png_metadata(picture), *chunks[1:]])
+
+
+def png_metadata(picture: Picture) -> list[tuple[bytes, bytes]]:
     extra = []
     if picture.icc:
         extra.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
@@ -407,7 +434,7 @@ def _encode_png(samples: _Samples, picture: Picture) -> bytes:
         extra.append((b"eXIf", picture.exif))
     if picture.xmp:
         extra.append((b"iTXt", metadata.XMP_KEYWORD + b"\0\0\0\0" + picture.xmp))
-    return metadata.join_png([chunks[0], *extra, *chunks[1:]])
+    return extra
 
 
 def _encode_pillow(samples: _Samples, picture: Picture, format: Format, quality: int) -> bytes:
@@ -442,9 +469,12 @@ def _pillow_image(samples: _Samples) -> PIL.Image.Image:
 def _vips_image(samples: _Samples) -> Any:
     import pyvips  # here, because most pictures do without it
 
-    kind = ("b-w", "srgb") if samples.dtype == np.uint8 else ("grey16", "rgb16")
-    image = pyvips.Image.new_from_array(samples)
-    return image.copy(interpretation=kind[samples.shape[2] >= 3])
+    kind = INTERPRETATIONS[8 * samples.dtype.itemsize][samples.shape[2] >= 3]
+    return pyvips.Image.new_from_array(samples).copy(interpretation=kind)
+
+
+INTERPRETATIONS = {8: ("b-w", "srgb"), 16: ("grey16", "rgb16")}
+"""What libvips calls grey and colours of so many bits."""
 
 
 # ---------------------------------------------------------------- Pillow images and arrays
@@ -463,13 +493,15 @@ def from_pil(image: PIL.Image.Image) -> Picture:
     except PictureError as error:
         raise PictureError(f"the image: {error}") from None
     except Exception as error:
-        raise PictureError(f"the image: cannot be used ({_reason(error)})") from error
+        raise PictureError(f"the image: cannot be used ({reason(error)})") from error
 
 
 def to_pil(picture: Picture) -> PIL.Image.Image:
     """Pillow image of a picture: L, LA, RGB or RGBA; I;16 for 16-bit grey, the only 16 bits Pillow has."""
     planes = _planes(picture, alpha=True)
-    image = _pillow_image(_quantised(planes, 16 if picture.bits == 16 and len(planes) == 1 else 8))
+    image = _pillow_image(
+        quantised(picture, 16 if picture.bits == 16 and len(planes) == 1 else 8, alpha=True)
+    )
     blocks = _pillow_metadata(picture)
     image.info.update({key: value for key, value in blocks.items() if value})
     return image
@@ -513,13 +545,13 @@ def to_array(picture: Picture, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         clamped = [plane.detach().cpu().clamp(0, 1).numpy() for plane in planes]
         samples = np.stack(clamped, -1).astype(like.dtype)
     else:
-        samples = _quantised(planes, 8 * like.dtype.itemsize)
+        samples = quantised(picture, 8 * like.dtype.itemsize, alpha=True)
     return samples[..., 0] if like.ndim == 2 else samples
 
 
 # ---------------------------------------------------------------- TIFF
 
-_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+_SUBFILE, _WIDTH, _HEIGHT, BITS, _COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _SAMPLE_FORMAT, _XMP, _ICC, _DNG_VERSION = 339, 700, 34675, 50706
 # What tells of the picture rather than of its storage: orientation, resolution, title, maker, date, rights
 _DESCRIPTIVE = {
@@ -541,32 +573,42 @@ _LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}  # none, CCITT, LZW, 
 
 
 def _read_tiff(data: bytes, max_megapixels: float) -> Picture:
-    tags, end = metadata.first_tags(data)
-    width, height = metadata.number(tags, _WIDTH), metadata.number(tags, _HEIGHT)
-    _check_size(width, height, max_megapixels)
-    _check_tiff(tags, end, data)
+    tags, (width, height), blocks = tiff_header(data, max_megapixels)
     samples = _decode_vips("tiffload_buffer", data, width, height)
-    icc = metadata.values(tags, _ICC).tobytes()
-    photometric = metadata.number(tags, _PHOTOMETRIC)
+    photometric = metadata.number(tags, PHOTOMETRIC)
     if photometric == 5:
-        samples, icc = np.asarray(_cmyk_to_rgb(PIL.Image.fromarray(samples, "CMYK"), icc)), b""
+        samples = np.asarray(_cmyk_to_rgb(PIL.Image.fromarray(samples, "CMYK"), blocks["icc"]))
+        blocks["icc"] = b""  # used up
     elif photometric == 3 and samples.shape[2] < 3:  # libvips makes grey of a palette of greys
         samples = samples[..., [0, 0, 0, 1][: samples.shape[2] + 2]]
+    return _assemble(samples, format="tiff", **blocks)
+
+
+def tiff_header(
+    data: metadata.Block, max_megapixels: float
+) -> tuple[metadata.Tags, tuple[int, int], dict[str, Any]]:
+    """Tags, (width, height), and what `Picture` keeps of a TIFF beside its pixels; PictureError for kinds not taken."""
+    tags, end = metadata.first_tags(data)
+    width, height = metadata.number(tags, _WIDTH), metadata.number(tags, _HEIGHT)
+    check_size(width, height, max_megapixels)
+    _check_tiff(tags, end, data)
     kept = {tag: tags[tag] for tag in _DESCRIPTIVE & tags.keys()}
-    return _assemble(
-        samples,
-        format="tiff",
-        lossless=metadata.number(tags, _COMPRESSION, 1) in _LOSSLESS,
-        icc=icc,
-        exif=b"II*\0\x08\0\0\0" + metadata.write_tags(kept, 8) if kept else None,
-        xmp=metadata.values(tags, _XMP).tobytes(),
+    return (
+        tags,
+        (width, height),
+        {
+            "lossless": metadata.number(tags, _COMPRESSION, 1) in _LOSSLESS,
+            "icc": metadata.values(tags, _ICC).tobytes(),
+            "exif": b"II*\0\x08\0\0\0" + metadata.write_tags(kept, 8) if kept else None,
+            "xmp": metadata.values(tags, _XMP).tobytes(),
+        },
     )
 
 
-def _check_tiff(tags: metadata.Tags, end: int, data: bytes) -> None:
+def _check_tiff(tags: metadata.Tags, end: int, data: metadata.Block) -> None:
     """Refuse camera raw, several pages, and the kinds of numbers and colours that would come out wrong."""
-    bits = metadata.values(tags, _BITS)[:8].tolist() or [1]
-    colours, jpeg = metadata.number(tags, _PHOTOMETRIC), metadata.number(tags, _COMPRESSION) in (6, 7)
+    bits = metadata.values(tags, BITS)[:8].tolist() or [1]
+    colours, jpeg = metadata.number(tags, PHOTOMETRIC), metadata.number(tags, _COMPRESSION) in (6, 7)
     smaller = 1  # bit of _SUBFILE: a thumbnail, or a smaller copy of another page
     if (
         _DNG_VERSION in tags
@@ -599,6 +641,17 @@ def _check_tiff(tags: metadata.Tags, end: int, data: bytes) -> None:
 def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:
     image = _vips_image(samples)
     data: bytes = image.tiffsave_buffer(compression="deflate", predictor="horizontal", keep="none")
+    here = len(data) + len(data) % 2
+    return (
+        data[:4]
+        + struct.pack("<I", here)
+        + data[8:].ljust(here - 8, b"\0")
+        + tiff_directory(data, picture, here)
+    )
+
+
+def tiff_directory(data: metadata.Block, picture: Picture, here: int) -> bytes:
+    """The tags of a TIFF that libvips wrote, with the picture's metadata, to be put at byte `here` of it."""
     tags, _ = metadata.first_tags(data)
     tags = {tag: tags[tag] for tag in tags.keys() - _DESCRIPTIVE}  # libvips makes up a resolution
     if picture.exif:
@@ -608,10 +661,7 @@ def _encode_tiff(samples: _Samples, picture: Picture) -> bytes:
     for tag, kind, block in ((_XMP, 1, picture.xmp), (_ICC, 7, picture.icc)):
         if block:
             tags[tag] = kind, np.frombuffer(block, np.uint8)
-    here = len(data) + len(data) % 2
-    return (
-        data[:4] + struct.pack("<I", here) + data[8:].ljust(here - 8, b"\0") + metadata.write_tags(tags, here)
-    )
+    return metadata.write_tags(tags, here)
 
 
 _READERS: dict[Format, Callable[[bytes, float], Picture]] = {"png": _read_png, "jpg": _read_jpeg}
@@ -621,6 +671,6 @@ _READERS |= {"webp": _read_webp, "tiff": _read_tiff, "bmp": _read_bmp}
 # ---------------------------------------------------------------- messages
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or " ".join(str(error).split())[:150] or type(error).__name__

@@ -7,6 +7,7 @@ struct.error; `images.py` turns both into its one kind of error.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import struct
 import zlib
 from collections.abc import Sequence
@@ -15,13 +16,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+Block: TypeAlias = bytes | bytearray | mmap.mmap
+
 # ---------------------------------------------------------------- PNG chunks
 
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 
-def png_chunks(data: bytes) -> list[tuple[bytes, bytes | memoryview]]:
+def png_chunks(data: Block) -> list[tuple[bytes, bytes | memoryview]]:
     """Kind and body of every chunk up to IEND; ValueError where one is cut or its checksum is wrong."""
     chunks: list[tuple[bytes, bytes | memoryview]] = []
     here, kind = 8, b""
@@ -79,12 +82,12 @@ ORIENTATION = 274
 _DIRECTORIES = {34665, 34853, 40965}  # EXIF, GPS, interoperability
 
 
-def first_tags(block: bytes | bytearray) -> tuple[Tags, int]:
+def first_tags(block: Block) -> tuple[Tags, int]:
     """The first directory of a TIFF or EXIF block; see read_tags."""
     return read_tags(block, struct.unpack_from(byte_order(block) + "I", block, 4)[0])
 
 
-def read_tags(block: bytes | bytearray, here: int, depth: int = 0) -> tuple[Tags, int]:
+def read_tags(block: Block, here: int, depth: int = 0) -> tuple[Tags, int]:
     """The directory at byte `here`, and at which byte the place of the next directory is noted.
 
     Values are views of the block, in its byte order; those that lie outside are left out. struct.error or
@@ -117,7 +120,7 @@ def read_tags(block: bytes | bytearray, here: int, depth: int = 0) -> tuple[Tags
     return tags, end
 
 
-def byte_order(block: bytes | bytearray) -> str:
+def byte_order(block: Block) -> str:
     return "<" if block[:2] == b"II" else ">"
 
 
