@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fairweather.models.inference import merged_through_shuffle, part, without_batch_norms
 from fairweather.models.layers import pad_to_multiple
 
 
@@ -73,6 +74,11 @@ class ConStyle(nn.Module):
         v2: Tensor = self.mlp2(v1)
         return Style(v1, v2, (f1, f2, f3))
 
+    def inference_form(self) -> nn.Module:
+        """The batch norms go into the linear layers."""
+        self.mlp1, self.mlp2 = without_batch_norms(self.mlp1), without_batch_norms(self.mlp2)
+        return self
+
 
 class Down(nn.Module):
     """DC: halve the size, keep c channels, and join a ConStyle feature map of `width` channels."""
@@ -99,6 +105,26 @@ class Up(nn.Module):
         self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b s h2 w2"]
     ) -> Float[Tensor, "b o h2 w2"]:
         out: Tensor = self.mix(torch.cat([F.pixel_shuffle(self.conv(x), 2), skip], dim=1))
+        return out
+
+    def inference_form(self) -> nn.Module:
+        """Both convolutions of x are one where that is cheaper: where fewer channels come out than go in."""
+        return _Up(self) if self.mix.out_channels <= self.conv.in_channels else self
+
+
+class _Up(nn.Module):
+    """The inference form of an Up whose result has no more channels than its input."""
+
+    def __init__(self, up: Up) -> None:
+        super().__init__()
+        channels = up.conv.in_channels
+        self.conv = merged_through_shuffle(up.conv, part(up.mix, 0, channels))
+        self.skip = part(up.mix, channels, up.mix.in_channels)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b s h2 w2"]
+    ) -> Float[Tensor, "b o h2 w2"]:
+        out: Tensor = F.pixel_shuffle(self.conv(x), 2) + self.skip(skip)
         return out
 
 

@@ -25,6 +25,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.errors import WeightsError, unknown_name
+from fairweather.models.inference import (
+    bias_of,
+    convolution,
+    merged,
+    mixed,
+    part,
+    set_bias,
+    stacked,
+    without_batch_norms,
+)
 from fairweather.models.layers import at_least_float32, over_picture, pad_to_multiple
 
 Reconstruction = Literal["residual", "scattering"]
@@ -86,6 +96,24 @@ class PositionBias(nn.Module):
         bias: Tensor = self.mlp(self.offset)
         return bias.permute(2, 0, 1)
 
+    def inference_form(self) -> nn.Module:
+        """The offsets never change, so neither does the bias."""
+        dtype = self.offset.dtype
+        return _Table(self.double()().to(dtype).contiguous())
+
+
+class _Table(nn.Module):
+    """Values that never change, as what has computed them."""
+
+    values: Tensor
+
+    def __init__(self, values: Float[Tensor, "*shape"]) -> None:
+        super().__init__()
+        self.register_buffer("values", values)
+
+    def forward(self) -> Tensor:
+        return self.values
+
 
 class WindowAttention(nn.Module):
     """Attention inside windows, shifted by padding (mirrored and not rolled, so no mask is needed).
@@ -101,15 +129,29 @@ class WindowAttention(nn.Module):
 
     def forward(self, qkv: Float[Tensor, "b c3 h w"]) -> Float[Tensor, "b c3//3 h w"]:
         """Queries, keys and values, stacked in this order, to their attention."""
-        height, width = qkv.shape[-2:]
-        s, k = self.shift, self.window
-        bottom, right = ((s - height) % k if s else -height % k), ((s - width) % k if s else -width % k)
-        padded = F.pad(qkv, (s, right, s, bottom), mode="reflect")
-        b, c3, h, w = padded.shape
-        tiles = padded.view(b, c3, h // k, k, w // k, k).permute(0, 2, 4, 3, 5, 1)
-        attended = self.attend(tiles.reshape(-1, k * k, c3))  # windows n c
-        merged = attended.view(b, h // k, w // k, k, k, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, h, w)
-        return merged[..., s : s + height, s : s + width]
+        return self.joined(self.attend(self.windows(qkv)), qkv)
+
+    def windows(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "windows n c"]:
+        """A map, mirrored at its sides, cut into windows of n places."""
+        (b, c, h, w), s, k = x.shape, self.shift, self.window
+        rows, columns = self._number(h), self._number(w)
+        x = F.pad(x, (s, columns * k - s - w, s, rows * k - s - h), mode="reflect")
+        parts = x.view(b, c, rows, k, columns, k).permute(0, 2, 4, 3, 5, 1)
+        return parts.reshape(b * rows * columns, k * k, c)
+
+    def joined(
+        self, windows: Float[Tensor, "windows n c"], like: Float[Tensor, "b c2 h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The windows put together, in channels-last memory, as the map was that they were cut from."""
+        (b, _, h, w), s, k, c = like.shape, self.shift, self.window, windows.shape[-1]
+        rows, columns = self._number(h), self._number(w)
+        parts = windows.view(b, rows, columns, k, k, c).transpose(2, 3)
+        x = parts.reshape(b, rows * k, columns * k, c).permute(0, 3, 1, 2)
+        return x[..., s : s + h, s : s + w]
+
+    def _number(self, side: int) -> int:
+        """Windows along a side."""
+        return (side + self.shift + self.window - 1) // self.window
 
     def attend(self, tokens: Float[Tensor, "windows n c3"]) -> Float[Tensor, "windows n c3//3"]:
         """Attention between the n places of each window."""
@@ -151,6 +193,102 @@ class LEGMBlock(nn.Module):
         x = x + y
         out: Tensor = x + self.mlp(x)
         return out
+
+    def inference_form(self) -> nn.Module:
+        """The bias of the values passes the mirrored depthwise convolution times the sum of its kernel: both biases
+        go into the projection's. With attention the norm goes there too.
+        """
+        _in_place(self.mlp)
+        if self.attention is not None:
+            return _AttentionBlock(self)
+        lost = bias_of(self.value) * self.local.weight.double().sum((1, 2, 3)) + bias_of(self.local)
+        set_bias(self.proj, bias_of(self.proj) + self.proj.weight.double().flatten(1) @ lost)
+        self.value.bias = self.local.bias = None
+        return self
+
+
+class _AttentionBlock(nn.Module):
+    """The inference form of a block with attention.
+
+    The norm is one scale and one shift for each picture, so both go into the weights of the layers that read it, as
+    rescale and rebias go into the projection's. Only the mean and sigma of the map itself are computed.
+    """
+
+    weight: Tensor
+    start: Tensor
+    slope: Tensor
+    proj: Tensor
+    proj_start: Tensor
+    proj_slope: Tensor
+    rescale_start: Tensor
+    rescale_slope: Tensor
+    rebias_start: Tensor
+    rebias_slope: Tensor
+
+    def __init__(self, block: LEGMBlock) -> None:
+        super().__init__()
+        assert block.norm is not None
+        assert block.query_key is not None
+        assert block.attention is not None
+        norm, c = block.norm, block.value.in_channels
+        self.eps, self.attention, self.mlp = norm.eps, block.attention, block.mlp
+        qkv = stacked(block.query_key, block.value)
+        weight = qkv.weight.double().flatten(1)
+        start = bias_of(qkv) + weight @ norm.bias.double().flatten()
+        weight = weight * norm.weight.double().flatten()
+        slope = -weight.sum(1)  # of the shift, by mean / sigma
+        self.value = convolution(weight[2 * c :, :, None, None], None, like=block.value)
+        self.local = convolution(block.local.weight.double(), None, like=block.local)
+        kernel = block.local.weight.double().sum((1, 2, 3))  # by which it multiplies the values' shift
+        proj = block.proj.weight.double().flatten(1)
+        constants = {
+            "weight": weight.T,
+            "start": start,
+            "slope": slope,
+            "proj": proj.T,
+            "proj_start": proj @ (kernel * start[2 * c :] + bias_of(block.local)) + bias_of(block.proj),
+            "proj_slope": proj @ (kernel * slope[2 * c :]),
+            "rescale_start": bias_of(norm.rescale),
+            "rescale_slope": norm.rescale.weight.flatten(),
+            "rebias_start": bias_of(norm.rebias),
+            "rebias_slope": norm.rebias.weight.flatten(),
+        }
+        for name, values in constants.items():
+            self.register_buffer(name, values.to(block.proj.weight.dtype).contiguous())
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        mean, sigma = (t.view(b, 1, 1) for t in over_picture(lambda: _moments(x, self.eps)))
+        shift = torch.addcmul(self.start, self.slope, mean / sigma)  # b 1 3c
+        rescale = torch.addcmul(self.rescale_start, self.rescale_slope, sigma)  # b 1 c
+        rebias = torch.addcmul(self.rebias_start, self.rebias_slope, mean)
+        proj_shift = torch.addcmul(
+            rebias, torch.addcmul(self.proj_start, self.proj_slope, mean / sigma), rescale
+        )
+        windows = self.attention.windows(x)
+        number, n, _ = windows.shape
+        qkv = torch.baddbmm(shift, windows.view(b, number * n // b, c), self.weight / sigma)
+        attended = self.attention.joined(self.attention.attend(qkv.view(number, n, 3 * c)), x)
+        local: Tensor = self.local(self.value(x))
+        z = torch.addcmul(attended, local, (1 / sigma)[..., None].to(local.dtype))
+        y = torch.baddbmm(proj_shift, z.permute(0, 2, 3, 1).flatten(1, 2), self.proj * rescale)
+        x = x + y.view(b, h, w, c).permute(0, 3, 1, 2)
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+def _moments(x: Float[Tensor, "b c h w"], eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and sigma of each picture, in two passes that are faster than one by Welford."""
+    x = at_least_float32(x)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return mean, ((x - mean).square_().mean(dim=(1, 2, 3), keepdim=True) + eps).sqrt()
+
+
+def _in_place(layers: nn.Module) -> None:
+    """ReLUs write over what they read, which is never read again."""
+    for layer in layers.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
 
 
 class LEGM(nn.Module):
@@ -276,6 +414,138 @@ class MSAAM(nn.Module):
         )
         return _instance_norm(self.to_half(together)).relu(), _instance_norm(self.to_quarter(together)).relu()
 
+    def inference_form(self) -> nn.Module:
+        """Taps that read the same pixel of a map before it is enlarged are summed, and it is never enlarged."""
+        return _MSAAM(self)
+
+
+class _MSAAM(nn.Module):
+    """The inference form of MSAAM: each map convolved at its own size."""
+
+    half_bias: Tensor
+    quarter_bias: Tensor
+
+    def __init__(self, plain: MSAAM) -> None:
+        super().__init__()
+        self.weigh = plain.weigh
+        _in_place(self.weigh)
+        half, quarter = plain.to_half, plain.to_quarter
+        c2 = half.out_channels
+        c1 = half.in_channels - c2 - quarter.out_channels
+        (half1, half2, half3), (quarter1, quarter2, quarter3) = (
+            conv.weight.double().tensor_split((c1, c1 + c2), dim=1) for conv in (half, quarter)
+        )
+        # Places in the smaller map that the taps fall on, counted from one before the output's; at half the size the
+        # smallest map has two outputs for each of its rows.
+        even, odd = (0, 1, 1), (1, 1, 1)
+        phases = [[_summed(half3, rows, columns) for columns in (even, odd)] for rows in (even, odd)]
+        half3 = torch.stack([torch.stack(row, dim=1) for row in phases], dim=1).flatten(0, 2)
+        self.to_half = nn.ModuleList(
+            (
+                convolution(half1, None, like=half),
+                _unstrided(convolution(_summed(half2, even, even), None, like=half)),
+                _unstrided(convolution(half3, None, like=half)),
+            )
+        )
+        twos, four = (0, 1, 1, 2, 2), (0, 1, 1, 1, 1)
+        self.to_quarter = nn.ModuleList(
+            (
+                convolution(quarter1, None, like=quarter),
+                convolution(_summed(quarter2, twos, twos), None, like=half),
+                _unstrided(convolution(_summed(quarter3, four, four), None, like=quarter)),
+            )
+        )
+        for name, conv in (("half_bias", half), ("quarter_bias", quarter)):
+            self.register_buffer(name, bias_of(conv)[:, None, None].to(conv.weight.dtype))
+
+    def forward(
+        self,
+        e1: Float[Tensor, "b c1 h w"],
+        e2: Float[Tensor, "b c2 h//2 w//2"],
+        e3: Float[Tensor, "b c3 h//4 w//4"],
+    ) -> tuple[Float[Tensor, "b c2 h//2 w//2"], Float[Tensor, "b c3 h//4 w//4"]]:
+        (means,) = over_picture(lambda: (torch.cat([_mean(e) for e in (e1, e2, e3)], dim=1),))
+        a1, a2, a3 = self.weigh(means).split(1, dim=1)
+        half1, half2, half3 = (conv(e) for conv, e in zip(self.to_half, (e1, e2, e3), strict=True))
+        half = _added(self.half_bias, half1, a1)
+        half = _added(half, half2[..., :-1, :-1], a2)
+        half = _added(half, F.pixel_shuffle(half3[..., :-1, :-1], 2), a3)
+        quarter1, quarter2, quarter3 = (
+            conv(e) for conv, e in zip(self.to_quarter, (e1, e2, e3), strict=True)
+        )
+        quarter = _added(self.quarter_bias, quarter1, a1)
+        quarter = _added(quarter, quarter2, a2)
+        quarter = _added(quarter, quarter3[..., :-1, :-1], a3)
+        return _instance_norm(half).relu_(), _instance_norm(quarter).relu_()
+
+
+def _added(
+    total: Float[Tensor, "*shape"], x: Float[Tensor, "b c h w"], share: Float[Tensor, "b 1 1 1"]
+) -> Float[Tensor, "b c h w"]:
+    return torch.addcmul(total.to(x.dtype), x, share.to(x.dtype))
+
+
+def _summed(
+    weight: Float[Tensor, "o i k k"], rows: tuple[int, ...], columns: tuple[int, ...]
+) -> Float[Tensor, "o i k2 k3"]:
+    """A kernel whose taps are added up at the places that are given for each."""
+    size = max(*rows, *columns) + 1
+    down, across = (
+        F.one_hot(torch.tensor(x, device=weight.device), size).to(weight) for x in (rows, columns)
+    )
+    return torch.einsum("oihw,hy,wx->oiyx", weight, down, across)
+
+
+def _unstrided(conv: nn.Conv2d) -> nn.Conv2d:
+    """At each place; its last row and column, which read behind the map, are to be cut off."""
+    conv.stride = (1, 1)
+    return conv
+
+
+class Mixer(nn.Conv2d):
+    """A 1x1 convolution of several maps; None stands for one that is left out."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, *maps: Tensor | None) -> Float[Tensor, "b c h w"]:
+        return super().forward(torch.cat([x for x in maps if x is not None], dim=1))
+
+
+class _Mixer(Mixer):
+    """The inference form of a mixer.
+
+    Args:
+        conv: on all maps or, with `ahead`, on all but the first, which the layer before has mixed.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, ahead: bool = False) -> None:
+        super().__init__(conv.in_channels, conv.out_channels)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.ahead = ahead
+
+    def forward(self, *maps: Tensor | None) -> Float[Tensor, "b c h w"]:
+        first, *rest = (x for x in maps if x is not None)
+        if self.ahead:
+            return first + super().forward(_joined(*rest))
+        return super().forward(_joined(first, *rest))
+
+
+def _unprojected(mixer: nn.Conv2d, first: int, project: nn.Conv2d) -> nn.Conv2d:
+    """A mixer that takes what a projection reads instead of what it gives, from input channel `first` on."""
+    end = first + project.out_channels
+    projected = merged(project, part(mixer, first, end))
+    before, _, behind = mixer.weight.double().tensor_split((first, end), dim=1)
+    weight = torch.cat((before, projected.weight.double(), behind), dim=1)
+    return convolution(weight, bias_of(mixer) + bias_of(projected), like=mixer)
+
+
+def _mixed_ahead(conv: nn.Conv2d, mixer: nn.Conv2d) -> tuple[nn.Conv2d, _Mixer]:
+    """A convolution that does the mixer's work on its result, and the mixer without that."""
+    first = conv.out_channels
+    own = convolution(mixer.weight.double()[:, :first], bias_of(mixer), like=mixer)
+    return mixed(conv, own), _Mixer(part(mixer, first, mixer.in_channels), ahead=True)
+
 
 def _mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
     return at_least_float32(x).mean(dim=(2, 3), keepdim=True)
@@ -312,6 +582,30 @@ class DRDB(nn.Module):
         for conv in self.dense:
             maps = torch.cat((maps, F.relu(conv(maps))), dim=1)
         return x + F.relu(self.mix(maps))
+
+    def inference_form(self) -> nn.Module:
+        """Channels-last memory also where one channel comes, and less of it."""
+        return _DRDB(self)
+
+
+class _DRDB(nn.Module):
+    """The inference form of a DRDB."""
+
+    def __init__(self, block: DRDB) -> None:
+        super().__init__()
+        self.dense, self.mix = block.dense, block.mix
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        maps = x
+        for conv in self.dense:
+            maps = _joined(maps, conv(maps).relu_())
+        out: Tensor = self.mix(maps).relu_() + x
+        return out
+
+
+def _joined(*maps: Tensor) -> Float[Tensor, "b c h w"]:
+    """Maps side by side in channels-last memory, which one map of one channel would make `torch.cat` forget."""
+    return torch.cat([x.permute(0, 2, 3, 1) for x in maps], dim=-1).permute(0, 3, 1, 2)
 
 
 class DepthNetwork(nn.Module):
@@ -364,6 +658,12 @@ class DoubleConv(nn.Sequential):
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
         )
+
+    def inference_form(self) -> nn.Module:
+        """The norms go into the convolutions."""
+        layers = without_batch_norms(self)
+        _in_place(layers)
+        return layers
 
 
 class UNet(nn.Module):
@@ -479,7 +779,9 @@ def dark_channel(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor
     >>> dark_channel(torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2), 3).unique()
     tensor([0.2000])
     """
-    return -F.max_pool2d(-picture.amin(dim=1, keepdim=True), window, stride=1, padding=window // 2)
+    brightness = -picture.amin(dim=1, keepdim=True)
+    rows = F.max_pool2d(brightness, (window, 1), stride=1, padding=(window // 2, 0))
+    return -F.max_pool2d(rows, (1, window), stride=1, padding=(0, window // 2))
 
 
 class Features(NamedTuple):
@@ -499,7 +801,8 @@ class Dehazed(NamedTuple):
     """Relative disparity (large is near) that the depth network sees in `clear`; None without that network."""
     inner_depth: Float[Tensor, "b 1 h w"] | None
     """What the depth branch inside makes of the hazy picture; None without that branch."""
-    features: Features
+    features: Features | None
+    """None in the inference form."""
     haze: Haze | None = None
     """What was taken away, at the picture's size; None with reconstruction="residual"."""
     departure: Tensor | None = None
@@ -569,6 +872,7 @@ class DehazingNetwork(nn.Module):
             )
 
         self.unet = UNet(unet_width)
+        self.projects = True
         self.project1 = nn.Conv2d(2 * unet_width, w3, 1)
         self.project2 = nn.Conv2d(unet_width, w2, 1)
         self.project3 = nn.Conv2d(3, w1, 1)
@@ -578,26 +882,26 @@ class DehazingNetwork(nn.Module):
         self.least = p * max(SMALLEST, 4 * (window - 1))
         self.patch_embed = nn.Conv2d(3, w1, p + 2, stride=p, padding=1, padding_mode="reflect")
         guessed = (len(WINDOWS) + 6) * (reconstruction == "scattering")
-        self.mix1 = nn.Conv2d(2 * w1 + depth_branch + guessed, w1, 1)
+        self.mix1 = Mixer(2 * w1 + depth_branch + guessed, w1)
         self.legm1 = legm(0)
         self.merge1 = nn.Conv2d(w1, w2, 2, stride=2)
-        self.mix2 = nn.Conv2d(2 * w2, w2, 1)
+        self.mix2 = Mixer(2 * w2, w2)
         self.legm2 = legm(1)
         self.merge2 = nn.Conv2d(w2, w3, 2, stride=2)
-        self.mix3 = nn.Conv2d(2 * w3, w3, 1)
+        self.mix3 = Mixer(2 * w3, w3)
         self.legm3 = legm(2)
         self.msaam = MSAAM((w1, w2, w3)) if msaam else None
-        self.mix_d1 = nn.Conv2d(w3 * (1 + msaam), w3, 1)
+        self.mix_d1 = Mixer(w3 * (1 + msaam), w3)
         self.split1 = nn.Conv2d(w3, 4 * w2, 1)
         self.skip2 = nn.Conv2d(w2, w2, 1)
         self.mfm1 = MFM(w2) if mfm else None
-        self.mix4 = nn.Conv2d(2 * w2, w2, 1)
+        self.mix4 = Mixer(2 * w2, w2)
         self.legm4 = legm(3)
-        self.mix_d2 = nn.Conv2d(w2 * (1 + msaam), w2, 1)
+        self.mix_d2 = Mixer(w2 * (1 + msaam), w2)
         self.split2 = nn.Conv2d(w2, 4 * w1, 1)
         self.skip1 = nn.Conv2d(w1, w1, 1)
         self.mfm2 = MFM(w1) if mfm else None
-        self.mix5 = nn.Conv2d(2 * w1, w1, 1)
+        self.mix5 = Mixer(2 * w1, w1)
         self.legm5 = legm(4)
         out = 3 * p * p if reconstruction == "residual" else 7
         self.patch_unembed = nn.Conv2d(w1, out, 3, padding=1, padding_mode="reflect")
@@ -626,19 +930,19 @@ class DehazingNetwork(nn.Module):
         if self.depth_branch is not None and self.depth_dense is not None:
             depth = self.depth_branch(grid)[..., : grid.shape[-2], : grid.shape[-1]]
             start.append(self.depth_dense(depth))
-        e1 = self.legm1(self.mix1(torch.cat(start, dim=1)))
-        e2 = self.legm2(self.mix2(torch.cat((self.merge1(e1), d2), dim=1)))
+        e1 = self.legm1(self.mix1(*start))
+        e2 = self.legm2(self.mix2(self.merge1(e1), d2))
         m2: Tensor = self.merge2(e2)
-        e3 = self.legm3(self.mix3(torch.cat((m2, d1), dim=1)))
+        e3 = self.legm3(self.mix3(m2, d1))
         # The released network enters its decoder with m2: the deepest stage gets there through MSAAM alone.
         deepest = m2 if self.decoder_entry == "m2" else e3
         half, quarter = self.msaam(e1, e2, e3) if self.msaam is not None else (None, None)
-        y = F.pixel_shuffle(self.split1(self.mix_d1(_cat(quarter, deepest))), 2)
+        y = F.pixel_shuffle(self.split1(self.mix_d1(quarter, deepest)), 2)
         y = _fused(self.mfm1, y, self.skip2(e2))
-        y = self.legm4(self.mix4(torch.cat((y, d2), dim=1)))
-        y = F.pixel_shuffle(self.split2(self.mix_d2(_cat(half, y))), 2)
+        y = self.legm4(self.mix4(y, d2))
+        y = F.pixel_shuffle(self.split2(self.mix_d2(half, y)), 2)
         y = _fused(self.mfm2, y, self.skip1(e1))
-        y = self.legm5(self.mix5(torch.cat((y, d3), dim=1)))
+        y = self.legm5(self.mix5(y, d3))
         r: Tensor = self.patch_unembed(y).to(x0.dtype)
         haze: Haze | None = None
         departure: Tensor | None = None
@@ -657,10 +961,30 @@ class DehazingNetwork(nn.Module):
             clear=out,
             depth=None,
             inner_depth=None if depth is None else depth[..., :height, :width],
-            features=Features(d1, d2, d3),
+            features=Features(d1, d2, d3) if self.projects else None,
             haze=haze,
             departure=departure,
         )
+
+    def inference_form(self) -> nn.Module:
+        """Each 1x1 convolution goes into the linear map before or behind it; U-Net features are not projected."""
+        w1, w2, w3 = self.project3.out_channels, self.project2.out_channels, self.project1.out_channels
+        self.patch_embed, self.mix1 = _mixed_ahead(
+            self.patch_embed, _unprojected(self.mix1, w1, self.project3)
+        )
+        self.merge1, self.mix2 = _mixed_ahead(self.merge1, _unprojected(self.mix2, w2, self.project2))
+        mix3 = _unprojected(self.mix3, w3, self.project1)
+        if self.decoder_entry == "e3":
+            self.merge2, self.mix3 = _mixed_ahead(self.merge2, mix3)
+        else:  # the decoder needs what merge2 gives
+            self.mix3 = _Mixer(mix3)
+        self.mix4 = _Mixer(_unprojected(self.mix4, w2, self.project2))
+        self.mix5 = _Mixer(_unprojected(self.mix5, w1, self.project3))
+        self.mix_d1, self.split1 = _Mixer(merged(self.mix_d1, self.split1)), nn.Identity()  # type: ignore[assignment]
+        self.mix_d2, self.split2 = _Mixer(merged(self.mix_d2, self.split2)), nn.Identity()  # type: ignore[assignment]
+        self.project1 = self.project2 = self.project3 = nn.Identity()  # type: ignore[assignment]
+        self.projects = False
+        return self
 
 
 SURELY_CLEAR = -2.5
@@ -693,10 +1017,6 @@ def _departure(guess: Haze, corrected: Haze) -> Float[Tensor, " b"]:
     transmission = corrected.log_transmission - guess.log_transmission[:, 1:2]
     airlight = corrected.airlight - guess.airlight
     return transmission.square().mean(dim=(1, 2, 3)) + airlight.square().mean(dim=(1, 2, 3))
-
-
-def _cat(first: Tensor | None, second: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-    return second if first is None else torch.cat((first, second), dim=1)
 
 
 def _fused(

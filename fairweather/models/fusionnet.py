@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fairweather.models.inference import without_batch_norms
+
 GREY = 128 / 255
 """Chroma of what has no colour: 128 of 8 bits, so that published weights meet the values that they know."""
 
@@ -133,6 +135,11 @@ class BalanceModule(nn.Module):
         y = y + self.conv(y)
         s: Tensor = self.out_conv(y)
         return (s + picture).clamp(1e-4, 1)
+
+    def inference_form(self) -> nn.Module:
+        """The batch norm goes into its convolution."""
+        self.conv = without_batch_norms(self.conv)
+        return self
 
 
 class AdjustModule(nn.Module):

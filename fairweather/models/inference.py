@@ -24,17 +24,20 @@ def for_inference(net: Network) -> Network:
 
     Linear maps that follow each other are merged, norms' constants are folded into the convolutions around them, what
     no output depends on is left out, and weights lie channels-last. The copy has other parameters than the network:
-    it cannot be trained, and its weights are not to be saved.
+    it cannot be trained, and its weights are not to be saved. What is in inference form already comes back as it is.
 
     >>> from fairweather.models import create_model
     >>> net = create_model("restormer_small")
     >>> x = torch.rand(1, 3, 16, 16)
     >>> torch.testing.assert_close(for_inference(net)(x), net(x), rtol=0, atol=1e-5)
     """
+    if getattr(net, "is_inference_form", False):
+        return net
     fast = copy.deepcopy(net).eval().requires_grad_(False)
     with torch.no_grad():
         folded(fast)
     convert_conv2d_weight_memory_format(fast, torch.channels_last)
+    fast.is_inference_form = True  # type: ignore[assignment]
     return fast
 
 
@@ -51,17 +54,6 @@ def folded(module: nn.Module) -> nn.Module:
 # Identities --------------------------------------------------------------------------------------------------------
 
 
-def absorb_norm(norm: nn.LayerNorm, conv: nn.Conv2d) -> None:
-    """Move a norm's scale and shift into the convolution right after it, which must not pad with zeros."""
-    assert not _pads(conv), "a padded border would get the norm's shift"
-    weight = conv.weight.double()
-    if norm.bias is not None:
-        set_bias(conv, bias_of(conv) + weight.sum((2, 3)) @ norm.bias.double())
-    conv.weight.copy_(weight * norm.weight.double()[:, None, None])
-    norm.weight = norm.bias = None  # type: ignore[assignment]
-    norm.elementwise_affine = False
-
-
 def absorb_batch_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     """Move a batch norm, which in evaluation is a scale and a shift, into the layer right before it."""
     assert norm.running_mean is not None
@@ -72,6 +64,19 @@ def absorb_batch_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.Ba
         bias += layer.bias.double() * scale
     layer.weight.copy_((layer.weight.double().flatten(1) * scale[:, None]).view_as(layer.weight))
     layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+
+
+def without_batch_norms(layers: nn.Sequential) -> nn.Sequential:
+    """Layers in a row, each batch norm absorbed by the layer before it."""
+    kept: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            before = kept[-1]
+            assert isinstance(before, nn.Conv2d | nn.Linear)
+            absorb_batch_norm(before, layer)
+        else:
+            kept.append(layer)
+    return nn.Sequential(*kept)
 
 
 def merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -120,7 +125,8 @@ def merged_through_shuffle(up: nn.Conv2d, mix: nn.Conv2d) -> nn.Conv2d:
     """
     assert up.bias is None
     assert mix.kernel_size == (1, 1)
-    places = up.weight.double().unflatten(0, (mix.in_channels, 4))  # mid place cin kh kw
+    shape = mix.in_channels, 4, *up.weight.shape[1:]
+    places = up.weight.double().view(shape)  # mid place cin kh kw
     weight = torch.einsum("om,mpihw->opihw", mix.weight.double().flatten(1), places).flatten(0, 1)
     bias = None if mix.bias is None else bias_of(mix).repeat_interleave(4)
     return convolution(weight, bias, like=up)

@@ -108,6 +108,25 @@ class GatedMLP(nn.Module):
         y: Tensor = self.out_project(u * (self.mix(self.mix_norm(v)) + 1))
         return x + y
 
+    def inference_form(self) -> nn.Module:
+        """The 1 that is added to the mixed half goes into the mixer's bias."""
+        return _GatedMLP(self)
+
+
+class _GatedMLP(nn.Module):
+    """The inference form of a GatedMLP."""
+
+    def __init__(self, block: GatedMLP) -> None:
+        super().__init__()
+        self.norm, self.in_project = block.norm, block.in_project
+        self.mix_norm, self.mix, self.out_project = block.mix_norm, block.mix, block.out_project
+        self.mix.bias.add_(1)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        u, v = F.gelu(self.in_project(self.norm(x))).chunk(2, dim=-1)
+        y: Tensor = self.out_project(u * self.mix(self.mix_norm(v)))
+        return x + y
+
 
 class MultiAxis(nn.Module):
     """One half of the channels through `grid`, the other through `block`."""

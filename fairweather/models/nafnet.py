@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
+from fairweather.models.inference import bias_of, set_bias
 from fairweather.models.layers import LayerNorm2d, pad_to_multiple
 
 
@@ -65,6 +66,30 @@ class NAFBlock(nn.Module):
         x = x + _scaled(self.conv3, self.beta, self.attention(y))
         y = simple_gate(self.conv4(self.norm2(x)))
         return x + _scaled(self.conv5, self.gamma, y)
+
+    def inference_form(self) -> nn.Module:
+        """beta and gamma go into the convolutions before them; the norms stay, which are slower without their scale."""
+        return _NAFBlock(self)
+
+
+class _NAFBlock(nn.Module):
+    """The inference form of a NAFBlock."""
+
+    def __init__(self, block: NAFBlock) -> None:
+        super().__init__()
+        self.norm1, self.conv1, self.conv2 = block.norm1, block.conv1, block.conv2
+        self.attention, self.conv3 = block.attention, block.conv3
+        self.norm2, self.conv4, self.conv5 = block.norm2, block.conv4, block.conv5
+        for conv, scale in ((self.conv3, block.beta), (self.conv5, block.gamma)):
+            set_bias(conv, bias_of(conv) * scale.double().flatten())
+            conv.weight.copy_(conv.weight.double() * scale.double().view(-1, 1, 1, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
+        x = x + self.conv3(self.attention(y))
+        y = simple_gate(self.conv4(self.norm2(x)))
+        out: Tensor = x + self.conv5(y)
+        return out
 
 
 def _scaled(

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.inference import absorb_norm
 from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
 
 
@@ -120,14 +119,6 @@ class TransformerBlock(nn.Module):
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.ffn(self.norm2(x))
         return out
-
-    def inference_form(self) -> TransformerBlock:
-        """The norms' scales and shifts go into the 1x1 convolutions after them."""
-        for norm, branch in ((self.norm1, self.attn), (self.norm2, self.ffn)):
-            first = branch.qkv if isinstance(branch, MDTA) else branch.project_in
-            assert isinstance(first, nn.Conv2d)
-            absorb_norm(norm, first)
-        return self
 
 
 def transformer_blocks(number: int, channels: int, num_heads: int, expansion: float) -> nn.Sequential:

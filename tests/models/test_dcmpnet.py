@@ -17,6 +17,7 @@ import fairweather as fw
 from fairweather.errors import UsageError
 from fairweather.models import restored
 from fairweather.models.dcmpnet import DRDB, LEGM, MFM, DCMPNet, Haze, dark_channel_prior, guided_filter
+from fairweather.models.inference import for_inference
 from fairweather.models.layers import record, replay
 from fairweather.weights import save_weights
 
@@ -174,6 +175,27 @@ def test_replayed_statistics_of_the_picture_itself_change_nothing() -> None:
     with replay(statistics):
         again = restored(net, x)
     assert torch.equal(alone, again)
+
+
+@pytest.mark.parametrize("name", ["dcmpnet", "dcmpnet_small"])
+def test_statistics_mean_the_same_in_the_inference_form(name: str) -> None:
+    """Those of another picture, recorded by either form, change what both make of a picture in the same way."""
+    torch.manual_seed(0)
+    net = fw.create_model(name, **DCMPNET).eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.02)
+    fast = for_inference(net)
+    x, other = torch.rand(2, 1, 3, 48, 64)
+    results = []
+    for recorder in (net, fast):
+        with record() as statistics:
+            restored(recorder, other)
+        for form in (net, fast):
+            with replay(statistics):
+                results.append(restored(form, x))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(restored(net, x), results[0], atol=1e-5)
 
 
 def test_statistics_recorded_in_bf16_serve_in_fp32() -> None:
