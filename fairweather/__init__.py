@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fairweather.errors import FairweatherError as FairweatherError
+    from fairweather.loading import export as export
     from fairweather.loading import load as load
     from fairweather.models import MODELS as MODELS
     from fairweather.models import create_model as create_model
@@ -28,6 +29,7 @@ _PUBLIC = {
     "FairweatherError": "errors",
     "MODELS": "models",
     "create_model": "models",
+    "export": "loading",
     "from_published": "models",
     "list_models": "models",
     "Restorer": "pipeline",

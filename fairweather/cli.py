@@ -7,6 +7,8 @@ pictures failed, 2 wrong usage, 3 weights or network missing, 4 not enough memor
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -32,10 +34,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"], typer.Option(help="bf16 is faster on chips that have it; auto is fp32.")
 ]
+Backend = Annotated[
+    str,
+    typer.Option(help="What computes: torch, onnx, openvino, or auto, the fastest here by a trial."),
+]
 Tile = Annotated[str, typer.Option(help="auto, or the largest side of the pieces that are worked on.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Another model than the usual one: a name of 'models list', or a .safetensors file."),
+    typer.Option(
+        help="Another model than the usual one: a name of 'models list', or a .safetensors, .onnx or .xml file."
+    ),
 ]
 
 
@@ -151,22 +159,44 @@ def _add_task(task: str, help: str) -> None:
         ] = True,
         device: Device = "auto",
         precision: Precision = "auto",
+        backend: Backend = "torch",
+        workers: Annotated[
+            str,
+            typer.Option(
+                metavar="auto|N",
+                help="Pictures under way at once; auto: on a CPU one for each core, if memory allows.",
+            ),
+        ] = "auto",
+        memory_budget: Annotated[
+            str | None,
+            typer.Option(
+                metavar="SIZE",
+                help="How much memory to take, such as 2GB; larger pictures go through in rows.",
+            ),
+        ] = None,
         max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = 100.0,
         as_json: Json = False,
         quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+        verbose: Annotated[
+            bool, typer.Option("-v", "--verbose", help="Also say what is measured on the way.")
+        ] = False,
     ) -> None:
         from fairweather.jobs import STREAM, Job, Options, plan, run
         from fairweather.loading import load
-        from fairweather.runtime import keep_memory
-        from fairweather.terminal import Bar, print_json, say
+        from fairweather.runtime import keep_memory, limit_memory, workers_for
+        from fairweather.terminal import Bar, print_json, say, tell_log
+        from fairweather.video import is_video
 
         keep_memory()
-        size = _tile(tile)
+        if verbose:
+            tell_log()
+        size = _auto_or("--tile", tile, "a number of pixels")
         for option, wanted in (("--compare", compare), ("--keep-steps", keep_steps)):
             if wanted and output == "-":
                 raise UsageError(
                     f"{option} writes more files, and -o - has no place for them; give -o a file"
                 )
+        several = _auto_or("--workers", workers, "a number of pictures")
         jobs = plan(
             inputs,
             task=task,
@@ -176,7 +206,19 @@ def _add_task(task: str, help: str) -> None:
             infrared=ir,
             keep_steps=keep_steps,
         )
-        restorer = load(task, model=model, device=device, precision=precision)
+        restorer = load(
+            task,
+            model=model,
+            device=device,
+            precision=precision,
+            backend=backend,
+            tell=(lambda _: None) if quiet else say,
+        )
+        budget = _bytes("--memory-budget", memory_budget)
+        limit_memory(budget)
+        pictures = sum(not is_video(job.source) for job in jobs)
+        at_once = workers_for(several, pictures=pictures, device=restorer.device)
+        limit_memory(budget, workers=at_once)
         options = Options(
             strength=strength,
             fusion=fusion,
@@ -188,17 +230,22 @@ def _add_task(task: str, help: str) -> None:
             encoder=encoder,
             crf=crf,
             resume=resume,
+            workers=at_once,
         )
         counts = {"done": 0, "skipped": 0, "failed": 0}
         worst = 0
 
+        under_way: dict[Path, float] = {}  # what is done of each picture, by several workers
+
         def progress(job: Job, done: int, total: int) -> None:
-            bar.show(sum(counts.values()) + done / total, job.source.name)
+            under_way[job.source] = done / total
+            bar.show(sum(counts.values()) + sum(under_way.copy().values()), job.source.name)
 
         with Bar(len(jobs), what=task, quiet=quiet or as_json) as bar:
             try:
                 for outcome in run(jobs, restorer, options, progress=progress):
                     counts[outcome.status] += 1
+                    under_way.pop(outcome.job.source, None)
                     worst = max(worst, outcome.exit_code)
                     bar.show(sum(counts.values()))
                     if as_json and outcome.job.target != STREAM:
@@ -228,11 +275,21 @@ _add_task("night", "Remove rain at night, and fuse with an infrared camera where
 _add_task("auto", "Look at each picture, say what ails it, and put that right.")
 
 
-def _tile(text: str) -> int | Literal["auto"]:
+def _bytes(option: str, text: str | None) -> float:
+    """A size in bytes; infinite where none is given."""
+    if text is None:
+        return math.inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found or float(found[1]) == 0:
+        raise UsageError(f"{option} {text!r}: expected a size such as 800MB or 2GB")
+    return float(found[1]) * 1024.0 ** " KMG".index(found[2].upper() or " ")
+
+
+def _auto_or(option: str, text: str, what: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
-    if not text.isdecimal():
-        raise UsageError(f"--tile {text!r}: expected auto or a number of pixels")
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{option} {text!r}: expected auto or {what}")
     return int(text)
 
 
@@ -320,20 +377,21 @@ def evaluate(
     tile: Tile = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
+    backend: Backend = "torch",
 ) -> None:
     """Score a model on a data set; every number names what it depends on."""
     from fairweather.evaluate import evaluate as run
     from fairweather.loading import load
     from fairweather.metrics import PROFILES
     from fairweather.runtime import keep_memory
-    from fairweather.terminal import Bar
+    from fairweather.terminal import Bar, say
 
     keep_memory()
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         # An unwritable place shows now, and not after the work.
         tempfile.TemporaryFile(dir=json_file.parent).close()
-    restorer = load(task, model=model, device=device, precision=precision)
+    restorer = load(task, model=model, device=device, precision=precision, backend=backend, tell=say)
     with Bar(None, what="evaluate") as bar:
         report = run(
             restorer,
@@ -341,7 +399,7 @@ def evaluate(
             split=split,
             profile=profile,
             sigmas=sigma or (),
-            tile=_tile(tile),
+            tile=_auto_or("--tile", tile, "a number of pixels"),
             progress=lambda done, total: bar.show(done, total=total),
         )
     print(f"{report.model} ({report.task}, weights {report.weights_sha256[:12]}) on {data}")
@@ -475,6 +533,28 @@ def data_make(
         )
     kind = "pairs" if made.pairs else "pictures"
     print(f"{made.pictures} {kind} in {out}, {made.kept} of them there already; {made.files} files written")
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A task, a name of 'models list', or a .safetensors file.")],
+    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A .onnx or .xml file; by default MODEL-TASK, here."),
+    ] = None,
+    model: Model = None,
+) -> None:
+    """Write a network as a file for ONNX Runtime or OpenVINO, of any height and width, checked against torch."""
+    from fairweather.backends import report_of
+    from fairweather.loading import export as run
+    from fairweather.terminal import say
+
+    done = run(name, output, to=to, model=model)
+    say(
+        f"{done.path}: at most {done.largest_difference:.1e} from torch at {len(done.sizes)} sizes; "
+        f"see {report_of(done.path)}"
+    )
 
 
 # The product itself ----------------------------------------------------------------------------------------------

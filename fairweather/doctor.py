@@ -33,6 +33,7 @@ def examine() -> Iterator[Finding]:
     yield from _packages()
     yield _torchvision()
     yield _devices()
+    yield _backends()
     yield _memory()
     yield _disk()
     yield from _weights()
@@ -74,6 +75,14 @@ def _devices() -> Finding:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     return Finding("devices", True, ", ".join([*names, f"cpu ({threads})"]))
+
+
+def _backends() -> Finding:
+    from fairweather.backends import PACKAGES, installed
+
+    names = installed()
+    missing = [f"{name} is not installed ([{name}])" for name in PACKAGES if name not in names]
+    return Finding("back ends", True, ", ".join([*names, *missing]))
 
 
 def _memory() -> Finding:

@@ -106,6 +106,17 @@ def damaged(name: str, error: Exception) -> PictureError:
     return PictureError(f"{name}: damaged or incomplete ({reason(error)}); copy or download it again")
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height as a file's header says, before it is turned upright; (0, 0) where the header cannot be read."""
+    import pyvips  # here, because most pictures do without it
+
+    try:
+        image = pyvips.Image.new_from_file(str(path), access="sequential")
+    except (pyvips.Error, ValueError):  # what is wrong with it is told when it is read
+        return 0, 0
+    return int(image.width), int(image.height)
+
+
 def _load(path: Path) -> bytes:
     try:
         if path.is_dir():
@@ -352,8 +363,7 @@ def write_picture(
     """
     path = Path(path)
     try:
-        format = format or _OF_EXTENSION.get(path.suffix.lower())
-        data = encode_picture(picture, format=format, quality=quality)
+        data = encode_picture(picture, format=output_format(path, format), quality=quality)
     except PictureError as error:
         raise PictureError(f"{one_line(path)}: {error}") from error.__cause__
 
@@ -363,6 +373,11 @@ def write_picture(
     except (OSError, ValueError) as error:
         message = f"{one_line(path)}: cannot be written ({reason(error)}); check the folder and the disk"
         raise PictureError(message) from error
+
+
+def output_format(path: Path, format: str | None) -> str | None:
+    """The format that a file is written in: the one asked for, else that of its extension, if it tells."""
+    return format or _OF_EXTENSION.get(path.suffix.lower())
 
 
 def encode_picture(picture: Picture, *, format: str | None = None, quality: int = 95) -> bytes:

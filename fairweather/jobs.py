@@ -13,6 +13,8 @@ import functools
 import glob
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +27,12 @@ from fairweather.data.night import by_stem
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, PictureError, UsageError
 from fairweather.loading import AnyRestorer
+from fairweather.models import MODELS
 from fairweather.night import NightRestorer
-from fairweather.pipeline import PAST, Result
+from fairweather.pipeline import BESIDE, PAST, Restorer, Result
+from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
+from fairweather.runtime import in_order, memory_for
+from fairweather.tiling import SMALLEST
 from fairweather.video import CONTAINERS, VideoResult, chosen_encoder, is_video, restore_video, written_suffix
 from fairweather.video import EXTENSIONS as VIDEOS
 
@@ -81,6 +87,8 @@ class Options:
     """Of videos, as the next two; see `restore_video`."""
     crf: int | None = None
     resume: bool = True
+    workers: int = 1
+    """Pictures under way at once, each in a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,8 @@ class Outcome:
         if r.task == "night":  # what became of the infrared picture is part of the result
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
-        how = f"{found}{r.model} on {r.device}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
+        where = r.device if r.backend == "torch" else f"{r.device} ({r.backend})"
+        how = f"{found}{r.model} on {where}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 
     def as_dict(self) -> dict[str, object]:
@@ -151,6 +160,8 @@ class Outcome:
                 "seconds": round(r.seconds, 3),
                 "warnings": list(r.warnings),
             }
+            if r.backend != "torch":
+                record["backend"] = r.backend
             if r.task == "night":
                 share = r.infrared_share
                 record |= {
@@ -400,7 +411,7 @@ def run(
     """Restore each job's picture, yielding what became of it; a failure is an outcome and not an exception.
 
     Args:
-        progress: called with (job, tiles done, tiles in all).
+        progress: called with (job, tiles done, tiles in all); by the workers, if there are several.
 
     Raises:
         UsageError: for options that fit no picture, or if depth is wanted of a network that does not find it.
@@ -414,30 +425,84 @@ def run(
         if options.compare:
             raise UsageError(f"--compare is for pictures, and {video.source} is a video; leave it out")
         chosen_encoder(video.target, options.encoder, options.crf)
-    written: set[Path] = set()
-    for job in jobs:
-        try:
+    names = Names()
+    outcome = functools.partial(_outcome, restorer=restorer, options=options, names=names, progress=progress)
+    if options.workers == 1 or len(jobs) < 2:
+        yield from map(outcome, jobs)
+    else:
+        yield from in_order(outcome, jobs, workers=options.workers)
+
+
+class Names:
+    """The files of a run, given out one at a time: what two workers write is never the same."""
+
+    def __init__(self) -> None:
+        self._given: set[Path] = set()
+        self._giving = threading.Lock()
+
+    def take(self, job: Job, existing: Existing) -> Job | Outcome:
+        """The job with the names it may write, or what became of it where it may not."""
+        with self._giving:
             taken = [file for file in job.files() if file.exists()]
-            if taken and options.existing in ("skip", "error"):
+            if taken and existing in ("skip", "error"):
                 message = f"{taken[0]} exists; --existing overwrite or number writes it"
-                failed = options.existing == "error"
-                yield Outcome(job, "failed" if failed else "skipped", message, exit_code=int(failed))
-                continue
-            if options.existing == "number":
-                job = _numbered(job)
+                failed = existing == "error"
+                return Outcome(job, "failed" if failed else "skipped", message, exit_code=int(failed))
+            if existing == "number":
+                job = self._numbered(job)
             elif folder := next((file for file in taken if file.is_dir()), None):
                 raise PictureError(f"{folder} is a folder; expected a file name")
-            written.update(job.files())
-            if is_video(job.source):
-                yield _restore_video(job, restorer, options, progress)
-            else:
-                yield _restore_one(job, restorer, options, written, progress)
-        except UsageError:
-            raise
-        except FairweatherError as error:
-            yield Outcome(job, "failed", str(error), error.exit_code)
-        except OSError as error:  # a name too long for the file system
-            yield Outcome(job, "failed", f"{error.filename or job.target}: {error.strerror}", 1)
+            self._given.update(job.files())
+            return job
+
+    def beside(self, path: Path, existing: Existing) -> Path:
+        """A name for what goes beside a result."""
+        with self._giving:
+            if existing != "overwrite" or path in self._given:  # a.png and a.jpg: each keeps its own
+                path = self._free(path)
+            self._given.add(path)
+            return path
+
+    def _numbered(self, job: Job) -> Job:
+        """The job with names under which nothing is there yet."""
+
+        def written(target: Path) -> list[Path]:
+            return [target, *(step_files(target) if job.keep_steps else ())]
+
+        target = job.target if job.target == STREAM else self._free(job.target, written)
+        return dataclasses.replace(job, target=target, depth=job.depth and self._free(job.depth, depth_files))
+
+    def _free(self, path: Path, files: Callable[[Path], Sequence[Path]] = lambda path: [path]) -> Path:
+        """The path itself, or photo-2.png and so on: the first of whose files none is there or given."""
+        free, number = path, 1
+        while any(file in self._given or file.exists() for file in files(free)):
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return free
+
+
+def _outcome(
+    job: Job,
+    *,
+    restorer: AnyRestorer,
+    options: Options,
+    names: Names,
+    progress: Callable[[Job, int, int], None] | None,
+) -> Outcome:
+    try:
+        taken = names.take(job, options.existing)
+        if isinstance(taken, Outcome):
+            return taken
+        job = taken
+        if is_video(job.source):
+            return _restore_video(job, restorer, options, progress)
+        return _restore_one(job, restorer, options, names, progress)
+    except UsageError:
+        raise
+    except FairweatherError as error:
+        return Outcome(job, "failed", str(error), error.exit_code)
+    except OSError as error:  # a name too long for the file system
+        return Outcome(job, "failed", f"{error.filename or job.target}: {error.strerror}", 1)
 
 
 def _restore_video(
@@ -463,16 +528,78 @@ def _restore_video(
     return Outcome(job, "done", video=result)
 
 
+WHOLE = 12 + BESIDE + 12
+"""Bytes that a pixel takes where a picture is in memory whole: its values, the result's, and decoding."""
+
+
+def _large(job: Job, restorer: AnyRestorer, options: Options) -> PictureRows | None:
+    """The rows of a picture that memory holds only in part; None for others, and where it must be whole."""
+    if job.source == STREAM or job.target == STREAM or job.depth or options.compare:
+        return None
+    if not isinstance(restorer, Restorer) or images.output_format(job.target, options.format) not in FORMATS:
+        return None
+    width, height = images.size_of(job.source)
+    tile = MODELS[restorer.model].bytes_per_pixel * SMALLEST**2
+    if WHOLE * width * height + tile < memory_for("cpu", least=tile):
+        return None
+    return open_rows(job.source, max_megapixels=options.max_megapixels)
+
+
+def _restore_rows(
+    job: Job,
+    source: PictureRows,
+    restorer: Restorer,
+    options: Options,
+    progress: Callable[[int, int], None] | None,
+) -> Outcome:
+    start = time.perf_counter()
+    warnings: list[str] = []
+    tiles = 1
+
+    def moving(done: int, total: int) -> None:
+        nonlocal tiles
+        tiles = total
+        if progress:
+            progress(done, total)
+
+    bands = restorer.restore_rows(
+        source, strength=options.strength, tile=options.tile, progress=moving, warnings=warnings
+    )
+    format = images.output_format(job.target, options.format) or source.like.format
+    with rows_written(job.target, source.like, format=format, width=source.width) as add:
+        first = 0
+        for band in bands:
+            end = first + band.shape[1]
+            add(band, source.alpha(first, end))
+            first = end
+    result = Result(
+        image=job.target,
+        model=restorer.model,
+        task=restorer.task,
+        weights_sha256=restorer.sha256,
+        device=restorer.device,
+        precision=restorer.precision,
+        backend=restorer.backend,
+        tiles=tiles,
+        seconds=time.perf_counter() - start,
+        warnings=tuple(warnings),
+    )
+    return Outcome(job, "done", result=result)
+
+
 def _restore_one(
     job: Job,
     restorer: AnyRestorer,
     options: Options,
-    written: set[Path],
+    names: Names,
     progress: Callable[[Job, int, int], None] | None,
 ) -> Outcome:
+    moving = progress and functools.partial(progress, job)
+    if (rows := _large(job, restorer, options)) is not None:
+        assert isinstance(restorer, Restorer)
+        return _restore_rows(job, rows, restorer, options, moving)
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
     picture = images.read_picture(source, max_megapixels=options.max_megapixels)
-    moving = progress and functools.partial(progress, job)
     if isinstance(restorer, NightRestorer):
         try:
             result = restorer.restore(
@@ -511,10 +638,7 @@ def _restore_one(
         return Outcome(job, "done", result=result)
     if not options.compare:
         return Outcome(job, "done", result=result)
-    beside = _comparison(job.target)
-    if options.existing != "overwrite" or beside in written:  # a.png and a.jpg: each keeps its own
-        beside = _free(beside)
-    written.add(beside)
+    beside = names.beside(_comparison(job.target), options.existing)
     columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
     images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
     return Outcome(job, "done", result=result, compare=beside)
@@ -522,22 +646,3 @@ def _restore_one(
 
 def _comparison(target: Path) -> Path:
     return target.with_name(f"{target.stem}.compare.png")
-
-
-def _numbered(job: Job) -> Job:
-    """The job with names under which nothing is there yet."""
-
-    def written(target: Path) -> list[Path]:
-        return [target, *(step_files(target) if job.keep_steps else ())]
-
-    target = job.target if job.target == STREAM else _free(job.target, written)
-    return dataclasses.replace(job, target=target, depth=job.depth and _free(job.depth, depth_files))
-
-
-def _free(path: Path, files: Callable[[Path], Sequence[Path]] = lambda path: [path]) -> Path:
-    """The path itself, or photo-2.png and so on: the first of whose files none is there."""
-    free, number = path, 1
-    while any(file.exists() for file in files(free)):
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free

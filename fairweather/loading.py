@@ -1,21 +1,28 @@
-"""load(name): the weights for a task, ready to restore."""
+"""load(name): the weights for a task, ready to restore; export(name): as a file for another back end."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 import torch
+from torch import nn
 
 from fairweather import weights
 from fairweather.auto import AutoRestorer
-from fairweather.errors import UsageError, unknown_name
+from fairweather.backends import SUFFIXES, Exported, Facts, Kept, check_backend, open_exported
+from fairweather.errors import UsageError, WeightsError, unknown_name
+from fairweather.exporting import Export, exported_for, facts_of, machine, write_exported
 from fairweather.models import MODELS, choose_weights, create_model, from_file
 from fairweather.models.fusionnet import FusionNet
 from fairweather.models.judge import Judge
 from fairweather.models.nitedr import NiteDR
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
+
+log = logging.getLogger(__name__)
 
 AnyRestorer = Restorer | AutoRestorer | NightRestorer
 
@@ -35,32 +42,44 @@ def load(
     model: str | Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
-    backend: Literal["torch"] = "torch",
+    backend: str = "torch",
+    tell: Callable[[str], None] = log.info,
 ) -> AnyRestorer:
     """Load the weights for a task, ready to restore.
 
     Args:
-        name: a task (dehaze, derain, denoise, night), "auto", a model name (its first task), or a .safetensors of ours.
+        name: a task (dehaze, derain, denoise, night), "auto", a model name (its first task), a .safetensors of ours, or
+            an .onnx or .xml that `export` wrote.
             "night" gives a `NightRestorer`, which also takes an infrared picture; "auto", or the file of a judge,
             gives an `AutoRestorer`, which judges each picture and does what it needs.
-        model: for a task, another model than its usual one, or a .safetensors of ours.
+        model: for a task, another model than its usual one, or a file as above.
         device: "auto" takes a GPU where there is one; "cpu", "cuda", "cuda:1".
         precision: "fp32", or "bf16" for about twice the speed on chips that have it; "auto" is fp32.
-        backend: what computes.
+        backend: what computes: "torch"; "onnx" (ONNX Runtime) or "openvino", on a CPU, for which networks are exported
+            into the cache when they are first asked for; or "auto", the fastest here by a trial, which is kept there
+            too. An exported file names its own.
+        tell: called with a line where exporting or a trial takes time.
 
     Raises:
-        UsageError: for an unknown name, with the nearest right one. WeightsError: for missing or damaged weights.
+        UsageError: for an unknown name, with the nearest right one; for a back end that cannot do what is asked.
+            MissingExtraError: for one that is not installed. WeightsError: for missing or damaged weights.
     """
-    if name not in TASKS and name not in MODELS and Path(name).suffix != ".safetensors":
+    if (
+        name not in TASKS
+        and name not in MODELS
+        and Path(name).suffix not in (".safetensors", *SUFFIXES.values())
+    ):
         raise unknown_name("task or model", name, [*TASKS, *MODELS])
     if model and name not in TASKS:
         raise UsageError(
             f"load({name!r}, model={str(model)!r}): model= goes with a task, one of {', '.join(TASKS)}"
         )
-    if backend != "torch":
-        raise unknown_name("backend", backend, ["torch"])
     task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", name)
     path = Path(chosen)
+    if path.suffix in SUFFIXES.values():
+        return _from_exported(path, task, device=device, precision=precision, backend=backend, tell=tell)
+    device, precise = _device(device, backend), _precision(precision)
+    check_backend(backend, precision=precise, device=device)
     if path.suffix == ".safetensors":
         net, metadata = from_file(path)
         model_name = metadata["model"]
@@ -75,34 +94,115 @@ def load(
         entry = choose_weights(model_name, task)
         net = create_model(model_name, weights=entry.task)
         task, digest = entry.task, entry.sha256
-    device, precise = _device(device), _precision(precision)
     if isinstance(net, Judge):
 
         def of_task(task: str) -> Restorer:
-            restorer = load(task, device=device, precision=precision, backend=backend)
+            restorer = load(task, device=device, precision=precision, backend=backend, tell=tell)
             assert isinstance(restorer, Restorer)
             return restorer
 
         return AutoRestorer(
             net, model=model_name, sha256=digest, device=device, precision=precise, restorer=of_task
         )
+
+    def how(net: nn.Module, model: str, task: str) -> _How:
+        facts = facts_of(net, model=model, task=task, sha256=digest)
+        exported = exported_for(net, facts, backend, precision=precise, device=device, tell=tell)
+        return _how(facts, exported, device=device, precision=precise)
+
     if isinstance(net, NiteDR):
-        cleaner = Restorer(
-            net.cleannet,
-            model=model_name.replace("nitedr", "cleannet"),
-            task="derain",
-            sha256=digest,
-            device=device,
-            precision=precise,
-        )
-        return NightRestorer(
-            net.fusionnet, cleaner, model=model_name, sha256=digest, device=device, precision=precise
-        )
+        cleannet = model_name.replace("nitedr", "cleannet")
+        cleaner = Restorer(net.cleannet, task="derain", **how(net.cleannet, cleannet, "derain"))
+        return NightRestorer(net.fusionnet, cleaner, **how(net.fusionnet, model_name, task))
     if isinstance(net, FusionNet):
-        usual = load("derain", device=device, precision=precision, backend=backend)
+        usual = load("derain", device=device, precision=precision, backend=backend, tell=tell)
         assert isinstance(usual, Restorer)
-        return NightRestorer(net, usual, model=model_name, sha256=digest, device=device, precision=precise)
-    return Restorer(net, model=model_name, task=task, sha256=digest, device=device, precision=precise)
+        return NightRestorer(net, usual, **how(net, model_name, task))
+    return Restorer(net, task=task, **how(net, model_name, task))
+
+
+class _How(TypedDict):
+    """The arguments that all restorers take."""
+
+    model: str
+    sha256: str
+    device: str
+    precision: str
+    exported: Exported | None
+    measured: MutableMapping[str, float] | None
+
+
+def _how(facts: Facts, exported: Exported | None, *, device: str, precision: str) -> _How:
+    measured = None
+    if precision == "bf16" and facts.sha256:
+        backend = exported.backend if exported else "torch"
+        versions = machine(*([backend] if exported else []))
+        measured = Kept("bf16", facts.sha256, facts.model, backend, device, *versions)
+    return _How(
+        model=facts.model,
+        sha256=facts.sha256,
+        device=device,
+        precision=precision,
+        exported=exported,
+        measured=measured,
+    )
+
+
+def _from_exported(
+    path: Path, task: str, *, device: str, precision: Any, backend: str, tell: Callable[[str], None]
+) -> AnyRestorer:
+    """As `load`, of a file that `export` wrote."""
+    exported = open_exported(path)
+    facts = exported.facts
+    if backend not in ("auto", "torch", exported.backend):
+        raise UsageError(f"{path} is for {exported.backend}, not for {backend}; leave --backend out")
+    device, precise = _device(device, exported.backend), _precision(precision)
+    check_backend(exported.backend, precision=precise, device=device)
+    if facts.model not in MODELS:
+        raise WeightsError(f"{path} is of {facts.model!r}, which this version of fairweather does not know")
+    if task not in ("default", facts.task):
+        raise UsageError(f"{path} was trained to {facts.task}, not to {task}")
+    how = _how(facts, exported, device=device, precision=precise)
+    if facts.inputs == ("visible",):
+        return Restorer(None, task=facts.task, **how)
+    usual = load("derain", device=device, precision=precision, backend=exported.backend, tell=tell)
+    assert isinstance(usual, Restorer)
+    return NightRestorer(None, usual, **how)
+
+
+def export(name: str, path: str | Path | None = None, *, to: str, model: str | Path | None = None) -> Export:
+    """Write the network of a task as a file for ONNX Runtime or OpenVINO, of any height and width.
+
+    The file says what it is, `load` takes it, and it agrees with torch at 12 sizes; how well is in a .json beside.
+
+    Args:
+        name, model: as of `load`. For "night", the fusion alone.
+        path: ends in .onnx or .xml; by default MODEL-TASK in the folder we are in. Overwritten.
+        to: "onnx" or "openvino".
+
+    Raises:
+        UsageError: for a wrong name, back end or ending, and for "auto", which is several networks.
+            FairweatherError: if what was exported differs from torch by more than 1e-4; then nothing is written.
+            Others as of `load`.
+    """
+    if to not in SUFFIXES:
+        raise unknown_name("back end", to, SUFFIXES)
+    check_backend(to, precision="fp32", device="cpu")
+    if path is not None and Path(path).suffix != SUFFIXES[to]:
+        raise UsageError(f"{path}: expected a name that ends in {SUFFIXES[to]}, for {to}")
+    if Path(model or name).suffix in SUFFIXES.values():
+        raise UsageError(f"{model or name} is exported already; give a task, a model or a .safetensors")
+    restorer = load(name, model=model, device="cpu")
+    if isinstance(restorer, AutoRestorer):
+        raise UsageError("'auto' is several networks; export the tasks that it does, such as derain")
+    if restorer.model.startswith("nitedr"):
+        raise UsageError(
+            f"{restorer.model} is two networks, one after the other; export cleannet and fusionnet"
+        )
+    assert restorer.net is not None
+    facts = facts_of(restorer.net, model=restorer.model, task=restorer.task, sha256=restorer.sha256)
+    target = Path(path or f"{facts.model}-{facts.task}{SUFFIXES[to]}")
+    return write_exported(restorer.net, target, facts)
 
 
 def _precision(name: str) -> str:
@@ -113,9 +213,9 @@ def _precision(name: str) -> str:
     return name
 
 
-def _device(name: str) -> str:
+def _device(name: str, backend: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() and backend not in SUFFIXES else "cpu"
     try:
         kind = torch.device(name).type
     except RuntimeError:

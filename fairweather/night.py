@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,12 +20,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.errors import FairweatherError, UsageError
+from fairweather.backends import Computation, Exported
+from fairweather.errors import UsageError
 from fairweather.infrared import align, check_shape, read_infrared
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
-from fairweather.pipeline import Image, Restorer, Result, like, to_picture
+from fairweather.pipeline import Image, Restorer, Result, compute, like, to_picture
 from fairweather.tiling import run_tiled
 
 TILE = 512
@@ -65,18 +67,37 @@ class NightRestorer:
     Args:
         cleaner: removes rain from the visible picture.
         net, model, sha256: of the fusion.
+        exported, measured: as of `Restorer`.
     """
 
     task = "night"
     finds_depth = False
 
     def __init__(
-        self, net: FusionNet, cleaner: Restorer, *, model: str, sha256: str, device: str, precision: str
+        self,
+        net: FusionNet | None,
+        cleaner: Restorer,
+        *,
+        model: str,
+        sha256: str,
+        device: str,
+        precision: str,
+        exported: Exported | None = None,
+        measured: MutableMapping[str, float] | None = None,
     ) -> None:
-        self.net = for_inference(net.to(device))
+        if net is None and exported is None:
+            raise ValueError("neither a network nor an exported one")
+        self.net = None if net is None else for_inference(net.to(device))
         self.cleaner = cleaner
         self.model, self.sha256 = model, sha256
         self.device, self.precision = device, precision
+        self.exported = exported
+        self.computation = Computation(model=model, precision=precision, measured=measured)
+
+    @property
+    def backend(self) -> str:
+        """What computes the fusion: "torch", "onnx" or "openvino"."""
+        return self.exported.backend if self.exported else "torch"
 
     def restore(
         self,
@@ -122,7 +143,8 @@ class NightRestorer:
             aligned = align(after.pixels, heat, max_shift=max_shift, shift=shift)
             heat = aligned.infrared
             warnings += aligned.warnings
-            pixels, share = self._fused(after.pixels, heat, fusion)
+            pixels, share, said = self._fused(after.pixels, heat, fusion)
+            warnings += said
             after = dataclasses.replace(after, pixels=pixels)
         return Result(
             image=like(image, after),
@@ -135,6 +157,7 @@ class NightRestorer:
             weights_sha256=self.sha256,
             device=self.device,
             precision=self.precision,
+            backend=self.backend,
             tiles=cleaned.tiles,
             seconds=time.perf_counter() - start,
             warnings=tuple(warnings),
@@ -143,29 +166,30 @@ class NightRestorer:
     @torch.inference_mode()
     def _fused(
         self, clean: Float[Tensor, "3 h w"], infrared: Float[Tensor, "1 h w"], fusion: float
-    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
-        """The fused picture, and the share of infrared in it."""
+    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], list[str]]:
+        """The fused picture, the share of infrared in it, and warnings."""
+        warnings: list[str] = []
         fused = run_tiled(
-            self._network,
+            partial(self._network, warnings=warnings),
             torch.cat((clean, infrared)),
             tile=TILE,
             overlap=MODELS[self.model].overlap,
         )
-        if not fused.isfinite().all():
-            raise FairweatherError(
-                f"{self.model} gave a value that is not finite for this picture; report it"
-            )
         # Both have the same chroma, so that this mixes their lumas alone.
         fused = torch.lerp(clean, fused, fusion)
         before, now = (rgb_to_ycrcb(x[None])[0, :1] for x in (clean, fused))
-        return fused.clamp(0, 1), infrared_share(now, before, infrared)
+        return fused.clamp(0, 1), infrared_share(now, before, infrared), warnings
 
-    def _network(self, both: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def _network(self, both: Float[Tensor, "b 4 h w"], *, warnings: list[str]) -> Float[Tensor, "b 3 h w"]:
+        """One tile, the visible picture's channels and the infrared one's, fused."""
         x = both.to(self.device)
-        with torch.autocast(
-            torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        ):
-            fused: Tensor = self.net.fuse(x[:, :3], x[:, 3:])
+        forward = self.exported or (self.net and self.net.fuse)
+        assert forward, "one of them is there"
+        fused = self.computation.run(
+            lambda half: compute(forward, x[:, :3], x[:, 3:], half=half, device=self.device),
+            (both.shape[-2], both.shape[-1]),
+            warnings=warnings,
+        )
         return fused.float().cpu()
 
     def __repr__(self) -> str:

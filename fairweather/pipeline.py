@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather import images
+from fairweather.backends import Computation, Exported, warn_once
 from fairweather.depth_picture import write_depth
-from fairweather.errors import FairweatherError, OutOfMemoryError, UsageError
+from fairweather.errors import OutOfMemoryError, UsageError
+from fairweather.exporting import tensor_function
 from fairweather.images import Picture
-from fairweather.models import MODELS, restored
+from fairweather.models import MODELS
 from fairweather.models.dcmpnet import DCMPNet, Haze
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import enlarged_rows, pad_to_multiple, record, reduced, replay
-from fairweather.runtime import available_memory
-from fairweather.tiling import SMALLEST, run_tiled
+from fairweather.rows import Rows, Whole
+from fairweather.runtime import memory_for
+from fairweather.tiling import SMALLEST, run_bands
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,8 @@ class Result:
     weights_sha256: str
     device: str
     precision: str
+    backend: str = "torch"
+    """What computed: "torch", "onnx" or "openvino"."""
     tiles: int
     """Pieces that went through the network; 1 if it was the whole picture at once."""
     seconds: float
@@ -100,14 +105,38 @@ class Result:
 
 
 class Restorer:
-    """A network with its weights on a device, ready to restore pictures. Safe to use from several threads."""
+    """A network with its weights on a device, ready to restore pictures. Safe to use from several threads.
+
+    Args:
+        net: None where there is only an exported file of it; then there is no depth.
+        exported: the same network on another back end; it computes in the place of `net`.
+        measured: how near bf16 is to fp32, see `Computation`.
+    """
 
     def __init__(
-        self, net: nn.Module, *, model: str, task: str, sha256: str, device: str, precision: str
+        self,
+        net: nn.Module | None,
+        *,
+        model: str,
+        task: str,
+        sha256: str,
+        device: str,
+        precision: str,
+        exported: Exported | None = None,
+        measured: MutableMapping[str, float] | None = None,
     ) -> None:
-        self.net = for_inference(net.to(device))
+        if net is None and exported is None:
+            raise ValueError("neither a network nor an exported one")
+        self.net = None if net is None else for_inference(net.to(device))
         self.model, self.task, self.sha256 = model, task, sha256
         self.device, self.precision = device, precision
+        self.exported = exported
+        self.computation = Computation(model=model, precision=precision, measured=measured)
+
+    @property
+    def backend(self) -> str:
+        """What computes: "torch", "onnx" or "openvino"."""
+        return self.exported.backend if self.exported else "torch"
 
     @property
     def finds_depth(self) -> bool:
@@ -174,10 +203,41 @@ class Restorer:
             weights_sha256=self.sha256,
             device=self.device,
             precision=self.precision,
+            backend=self.backend,
             tiles=tiles,
             seconds=seconds,
             warnings=tuple(warnings),
         )
+
+    def restore_rows(
+        self,
+        source: Rows,
+        *,
+        strength: float = 1.0,
+        tile: int | Literal["auto"] = "auto",
+        progress: Callable[[int, int], None] | None = None,
+        warnings: list[str] | None = None,
+    ) -> Iterator[Float[Tensor, "3 n w"]]:
+        """The result from top to bottom, some rows at a time, of a picture that is never whole in memory.
+
+        After each yield the same rows may be asked of `source` again, for what goes with them.
+
+        Args:
+            source: such as `rows.PictureRows`. warnings: what comes up is added. Others as of `restore`.
+
+        Raises:
+            As `restore` does; where memory runs out in the middle, the caller may begin again with smaller tiles.
+        """
+        check_strength(strength)
+        check_tile(tile)
+        size = tile if tile != "auto" else self.auto_tile(2 * BAND_SIDE * source.width)
+        done = 0
+        for band in self._bands(source, size, [] if warnings is None else warnings, progress):
+            if strength != 1:
+                before = source.rows(done, done + band.shape[1])
+                band = strength * band + (1 - strength) * before
+            done += band.shape[1]
+            yield band.clamp_(0, 1)
 
     def _run(
         self,
@@ -186,8 +246,7 @@ class Restorer:
         progress: Callable[[int, int], None] | None,
     ) -> tuple[Float[Tensor, "3 h w"], int, list[str]]:
         """Restored pixels, number of tiles, warnings. Out of memory means smaller tiles, then a clear error."""
-        info = MODELS[self.model]
-        size = tile if tile != "auto" else self.auto_tile()
+        size = tile if tile != "auto" else self.auto_tile(pixels[0].numel())
         warnings: list[str] = []
         count = 1
 
@@ -199,22 +258,11 @@ class Restorer:
 
         while True:
             try:
-                if info.tiling == "reduced":
-                    result = self._without_haze(pixels, size, warnings)
-                    break
-                # Off the grid of its steps down a network's result differs by up to 56 grey levels (`nafnet_small`);
-                # small tiles give up the grid of the attention windows alone.
-                grid = max(info.align, info.multiple_of)
-                align = grid if size >= 4 * info.overlap + grid else min(info.multiple_of, size)
-                result = run_tiled(
-                    partial(self._network, forward=self._forward(pixels, size), warnings=warnings),
-                    pixels,
-                    tile=size,
-                    overlap=min(info.overlap, (size - align + 1) // 4),
-                    align=align,
-                    progress=note,
-                )
-                break
+                result, done = torch.empty_like(pixels), 0
+                for band in self._bands(Whole(pixels), size, warnings, note):
+                    result[:, done : done + band.shape[1]] = band
+                    done += band.shape[1]
+                return result, count, warnings
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -226,39 +274,74 @@ class Restorer:
                 size = max(SMALLEST, min(size, max(pixels.shape[-2:])) // 2)
                 warnings.append(f"not enough memory; went on with tiles of {size} pixels")
                 log.warning(warnings[-1])
-        return result, count, warnings
 
-    def _forward(self, pixels: Float[Tensor, "3 h w"], tile: int) -> Callable[[Tensor], Tensor]:
+    def _bands(
+        self, source: Rows, size: int, warnings: list[str], note: Callable[[int, int], None] | None
+    ) -> Iterator[Float[Tensor, "3 n w"]]:
+        """Restored rows from top to bottom, by tiles of `size`."""
+        info = MODELS[self.model]
+        if info.tiling == "reduced":
+            yield from self._without_haze(source, size, warnings)
+            return
+        # Off the grid of its steps down a network's result differs by up to 56 grey levels (`nafnet_small`);
+        # small tiles give up the grid of the attention windows alone.
+        grid = max(info.align, info.multiple_of)
+        align = grid if size >= 4 * info.overlap + grid else min(info.multiple_of, size)
+        yield from run_bands(
+            partial(self._network, forward=self._forward(source, size, warnings), warnings=warnings),
+            source.rows,
+            height=source.height,
+            width=source.width,
+            tile=size,
+            overlap=min(info.overlap, (size - align + 1) // 4),
+            align=align,
+            progress=note,
+        )
+
+    def _forward(self, source: Rows, tile: int, warnings: list[str]) -> Callable[[Tensor], Tensor]:
         """The network for tiles of a picture; they share what it takes over the whole picture, from a reduced copy."""
-        forward = partial(restored, self.net)
-        if max(pixels.shape[-2:]) <= tile or MODELS[self.model].tiling != "consistent":
+        whole = max(source.height, source.width) <= tile or MODELS[self.model].tiling != "consistent"
+        if whole and self.exported:
+            return self.exported
+        if self.net is None:
+            raise UsageError(
+                f"{self.model} takes pictures of more than {tile} pixels a side apart in a way that {self.backend} "
+                f"cannot; use --backend torch with its weights"
+            )
+        forward = tensor_function(self.net, self.model)
+        if whole:
             return forward
-        small = pad_to_multiple(reduced(pixels[None], tile).to(self.device), MODELS[self.model].multiple_of)
+        if self.exported:
+            warn_once(
+                f"tiles of {self.model} share what they see of the whole, which {self.backend} cannot; took torch",
+                warnings,
+            )
+        small = pad_to_multiple(source.reduced(tile)[None].to(self.device), MODELS[self.model].multiple_of)
         with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16
             forward(small.contiguous(memory_format=torch.channels_last))
 
         def replayed(x: Tensor) -> Tensor:
             with replay(statistics):
-                return forward(x)
+                y: Tensor = forward(x)
+            return y
 
         return replayed
 
     def _without_haze(
-        self, pixels: Float[Tensor, "3 h w"], longest: int, warnings: list[str]
-    ) -> Float[Tensor, "3 h w"]:
+        self, source: Rows, longest: int, warnings: list[str]
+    ) -> Iterator[Float[Tensor, "3 n w"]]:
         """Find the haze in a copy with no side longer than `longest`, and remove it at full size, band by band."""
-        assert isinstance(self.net, DCMPNet)
-        net, (height, width) = self.net, pixels.shape[-2:]
+        height, width = source.height, source.width
         maps = self._network(
-            reduced(pixels[None], longest), forward=lambda x: torch.cat(net.haze(x), dim=1), warnings=warnings
+            source.reduced(longest)[None],
+            forward=self._forward(source, longest, warnings),
+            warnings=warnings,
         )
-        result = torch.empty_like(pixels)
         rows = max(1, BAND // width)
         for first in range(0, height, rows):
             end = min(first + rows, height)
             haze = Haze(*enlarged_rows(maps, (height, width), first, end).chunk(2, dim=1))
-            result[:, first:end] = haze.removed(pixels[None, :, first:end])[0]
-        return result
+            yield haze.removed(source.rows(first, end)[None])[0]
 
     @torch.no_grad()
     def _disparity(self, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"] | None:
@@ -279,29 +362,43 @@ class Restorer:
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x.to(self.device), MODELS[self.model].multiple_of)
         padded = padded.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(
-            torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        ):
-            y = forward(padded)
-        if self.precision == "bf16" and not y.isfinite().all():
-            said = "bf16 gave a value that is not finite; computed again in fp32"
-            if said not in warnings:
-                warnings.append(said)
-                log.warning(said)
-            y = forward(padded)
-        if not y.isfinite().all():
-            raise FairweatherError(
-                f"{self.model} gave a value that is not finite for this picture; report it"
-            )
+
+        def picture(y: Tensor) -> Tensor:
+            """What comes of an output: where that is haze, the picture without it."""
+            return y if y.shape == padded.shape else Haze(*y.chunk(2, dim=1)).removed(padded)
+
+        y = self.computation.run(
+            lambda half: compute(forward, padded, half=half, device=self.device),
+            (padded.shape[-2], padded.shape[-1]),
+            warnings=warnings,
+            seen=picture,
+        )
         return y[..., :height, :width].float().cpu()
 
-    def auto_tile(self) -> int:
-        """The largest tile that takes at most half of the free memory."""
-        side = int((available_memory(self.device) / 2 / MODELS[self.model].bytes_per_pixel) ** 0.5)
-        return max(SMALLEST, min(side, LARGEST[MODELS[self.model].tiling]))
+    def auto_tile(self, pixels: int = 0) -> int:
+        """The largest tile that memory allows, beside the result of a picture of so many pixels.
+
+        Raises:
+            OutOfMemoryError: if a budget was set (`runtime.limit_memory`) and the smallest tile takes more.
+        """
+        info = MODELS[self.model]
+        free = memory_for(self.device, beside=BESIDE * pixels, least=SMALLEST**2 * info.bytes_per_pixel)
+        return max(SMALLEST, min(int((free / info.bytes_per_pixel) ** 0.5), LARGEST[info.tiling]))
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+
+
+def compute(
+    forward: Callable[..., Tensor], *inputs: Float[Tensor, "b _ h w"], half: bool, device: str
+) -> Float[Tensor, "b _ h w"]:
+    """What a network in torch or an exported one gives, in bf16 or fp32."""
+    if isinstance(forward, Exported):
+        found: Tensor = forward(*inputs, half=half)
+        return found
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
+        y: Tensor = forward(*inputs)
+    return y
 
 
 LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 1024}
@@ -309,6 +406,10 @@ LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 10
 the tiles of networks that look at the whole picture only come near to it. For "reduced", that of the copy."""
 BAND = 2**20
 """Pixels that haze is removed from at a time."""
+BAND_SIDE = 512
+"""Rows of a band, as reckoned before the tiles that make it are chosen."""
+BESIDE = 18
+"""Bytes that a pixel of the result takes while it is made (float32) and encoded (8 bit)."""
 DEPTH_SIDE = 128
 """Longest side of the copy that depth is found in: the shipped network sees layout, not details. On held-back scenes
 its depth is off by 20 % at 128 pixels, 24 % at 256 and 33 % at 512."""

@@ -19,7 +19,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -30,9 +30,40 @@ from fairweather import images, metadata
 from fairweather.errors import PictureError, one_line
 from fairweather.files import written_whole
 from fairweather.images import Picture
+from fairweather.models.layers import reduced
 
 FORMATS = ("png", "jpg", "tiff")
 """Formats that can be read and written in rows."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A picture that gives its rows from top to bottom; values in [0, 1]."""
+
+    height: int
+    width: int
+
+    def rows(self, first: int, end: int) -> Float[Tensor, "3 n w"]:
+        """The rows first to end (exclusive)."""
+        ...
+
+    def reduced(self, longest: int) -> Float[Tensor, "3 h2 w2"]:
+        """A copy with no side longer than `longest`."""
+        ...
+
+
+class Whole:
+    """The `Rows` of a picture in memory."""
+
+    def __init__(self, pixels: Float[Tensor, "3 h w"]) -> None:
+        self._pixels = pixels
+        self.height, self.width = pixels.shape[-2:]
+
+    def rows(self, first: int, end: int) -> Float[Tensor, "3 n w"]:
+        return self._pixels[:, first:end]
+
+    def reduced(self, longest: int) -> Float[Tensor, "3 h2 w2"]:
+        return reduced(self._pixels[None], longest)[0]
 
 
 class PictureRows:

@@ -205,6 +205,10 @@ def test_a_wrong_word_ends_with_2_and_names_the_nearest(
         ["derain", "a.png", "--tile", "-1"],
         ["derain", "a.png", "--tile", "large"],
         ["derain", "a.png", "--tile", "²"],
+        ["derain", "a.png", "--memory-budget", "much"],
+        ["derain", "a.png", "--memory-budget", "0GB"],
+        ["derain", "a.png", "--workers", "0"],
+        ["derain", "a.png", "--workers", "many"],
         ["derain", "a.png", "a.png", "b.png", "-o", "-"],
         ["derain", "a.png", "-o", "a.png"],
         ["derain", "a.png", "-o", "b.gif"],
@@ -800,3 +804,12 @@ def test_demo_into_a_file_ends_with_1(fairweather: Run) -> None:
 def test_the_version_is_that_of_the_package(fairweather: Run) -> None:
     ended = fairweather("--version")
     assert (ended.code, ended.out.strip()) == (0, importlib.metadata.version("fairweather"))
+
+
+def test_a_budget_that_is_too_small_says_what_would_do(fairweather: Run) -> None:
+    noisy("a.png")
+    ended = fairweather("denoise", "a.png", "--memory-budget", "10MB")
+    assert ended.code == 4
+    assert "--memory-budget of 10MB is too small: the least that would do is" in ended.err
+    assert not Path("a.denoised.png").exists()
+    assert fairweather("denoise", "a.png", "--memory-budget", "20GB").code == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -1025,3 +1027,114 @@ def test_an_encoder_that_a_container_does_not_take_is_refused_before_work_starts
     with pytest.raises(UsageError, match="webm"):
         list(run(jobs, inverter, Options(encoder="libx264")))
     assert files() == {"a.mkv"}
+
+
+# Workers ---------------------------------------------------------------------------------------------------------
+
+
+def test_workers_give_what_one_gives_in_the_same_order() -> None:
+    names = [f"{letter}.png" for letter in "abcdefg"]
+    save(*names)
+    Path("c.png").write_bytes(b"no picture")
+    one = list(run(plan(names, task="derain", output="one"), inverter))
+    several = list(run(plan(names, task="derain", output="several"), inverter, Options(workers=3)))
+    assert [o.status for o in several] == [o.status for o in one]
+    assert [o.job.source for o in several] == [o.job.source for o in one]
+    for a, b in zip(sorted(Path("one").iterdir()), sorted(Path("several").iterdir()), strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_workers_number_their_files_apart() -> None:
+    save("a.png", "a.derained.png", "b.png", "b.derained.png")
+    jobs = plan(["a.png", "b.png"], task="derain")
+    outcomes = list(run(jobs, inverter, Options(existing="number", workers=2)))
+    assert sorted(o.job.target.name for o in outcomes) == ["a.derained-2.png", "b.derained-2.png"]
+
+
+def test_several_pictures_are_under_way_at_once_and_not_too_many() -> None:
+    names = [f"{i}.png" for i in range(12)]
+    save(*names)
+    both = threading.Barrier(2, timeout=20)
+    begun: list[str] = []
+
+    class Meeting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            begun.append("one")
+            both.wait()
+            return 1 - x
+
+    restorer = Restorer(
+        Meeting(), model="nafnet_tiny", task="derain", sha256="0" * 64, device="cpu", precision="fp32"
+    )
+    outcomes = run(plan(names, task="derain"), restorer, Options(workers=2))
+    assert next(outcomes).status == "done"
+    time.sleep(0.5)
+    assert len(begun) <= 8  # those handed out, and those that take their place
+    assert [o.status for o in outcomes] == ["done"] * 11
+
+
+def test_an_interrupted_run_of_workers_begins_nothing_more() -> None:
+    names = [f"{i}.png" for i in range(9)]
+    save(*names)
+    outcomes = run(plan(names, task="derain"), inverter, Options(workers=2))
+    next(outcomes)
+    outcomes.close()  # type: ignore[attr-defined]
+    assert len(list(Path().glob("*.derained.png"))) < 9
+    assert not list(Path().glob(".fairweather*"))
+
+
+# Memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if pictures hardly fitted."""
+    monkeypatch.setattr("fairweather.jobs.memory_for", lambda device, **_: 0)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_large_pictures_in_rows_come_out_as_whole_ones(
+    strength: float, request: pytest.FixtureRequest
+) -> None:
+    generator = np.random.default_rng(0)
+    PIL.Image.fromarray(generator.integers(0, 256, (300, 150, 4), np.uint8)).save("a.png")
+    options = Options(tile=128, strength=strength)
+    list(run(plan(["a.png"], task="derain", output="whole.png"), inverter, options))
+    request.getfixturevalue("little_memory")
+    (outcome,) = run(plan(["a.png"], task="derain", output="rows.png"), inverter, options)
+    assert outcome.result is not None
+    assert outcome.result.tiles == 8
+    assert "8 tiles" in outcome.line()
+    whole, rows = read_picture("whole.png"), read_picture("rows.png")
+    assert torch.equal(whole.pixels, rows.pixels)
+    assert whole.alpha is not None
+    assert rows.alpha is not None
+    assert torch.equal(whole.alpha, rows.alpha)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_haze_is_removed_in_rows() -> None:
+    pixels = np.random.default_rng(0).integers(100, 200, (40, 60, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save("a.png")
+    (outcome,) = run(plan(["a.png"], task="dehaze"), dehazer(Bright()))
+    assert outcome.status == "done"
+    assert read_picture(outcome.job.target).pixels.shape == (3, 40, 60)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_what_rows_cannot_hold_is_restored_whole() -> None:
+    save("a.png")
+    PIL.Image.new("P", (7, 5)).save("b.png")
+    jobs = [*plan(["a.png"], task="derain", format="webp"), *plan(["b.png"], task="derain")]
+    assert [o.status for o in run(jobs, inverter)] == ["done", "done"]
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_large_picture_that_fails_leaves_nothing() -> None:
+    save("a.png")
+    (outcome,) = run(
+        plan(["a.png"], task="derain"), fails_on_the_second(KeyboardInterrupt()), Options(max_megapixels=1e-6)
+    )
+    assert outcome.status == "failed"
+    assert "--max-megapixels" in outcome.message
+    assert [p.name for p in Path().iterdir()] == ["a.png"]

@@ -30,6 +30,7 @@ def test_public_names() -> None:
         "Result",
         "__version__",
         "create_model",
+        "export",
         "from_published",
         "list_models",
         "load",

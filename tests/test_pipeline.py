@@ -430,7 +430,7 @@ def test_a_tile_too_small_is_refused(tile: int) -> None:
 def test_little_free_memory_means_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = torch.zeros(3, 200, 300)
     assert inverter.restore(picture).tiles == 1
-    monkeypatch.setattr("fairweather.pipeline.available_memory", lambda device: 2**20)
+    monkeypatch.setattr("fairweather.runtime.available_memory", lambda device: 2**20)
     assert inverter.restore(picture).tiles > 1
 
 

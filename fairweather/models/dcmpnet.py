@@ -746,7 +746,9 @@ def dark_channel_prior(picture: Float[Tensor, "b 3 h w"]) -> Haze:
     dark = dark_channel(picture, WINDOWS[1]).flatten(1)
 
     def brightest() -> tuple[Tensor, ...]:
-        places = dark.topk(max(1, dark.shape[1] // 100), dim=1).indices[:, None].expand(-1, 3, -1)
+        # The dark channel has plateaus, and libraries sort equal values differently: there the brighter ones are taken.
+        order = dark + 1e-3 * picture.mean(dim=1).flatten(1)
+        places = order.topk(max(1, dark.shape[1] // 100), dim=1).indices[:, None].expand(-1, 3, -1)
         return (picture.flatten(2).gather(2, places).mean(dim=2)[..., None, None].clamp_min(0.2),)
 
     (airlight,) = over_picture(brightest)

@@ -1,0 +1,402 @@
+"""What else than torch computes: exported networks on ONNX Runtime and OpenVINO, and bf16 as long as it is near fp32.
+
+`fairweather.exporting` writes the files that are opened here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fairweather.errors import FairweatherError, MissingExtraError, UsageError, WeightsError, unknown_name
+from fairweather.files import written_whole
+from fairweather.weights import sha256
+
+log = logging.getLogger(__name__)
+
+Backend = Literal["torch", "onnx", "openvino"]
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
+"""The back ends that run exported files, and what those end in. OpenVINO keeps the weights beside, in a .bin."""
+PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
+"""What each needs: to export (always by way of onnx) and to run."""
+ENOUGH = 45.0
+"""Decibels between bf16 and fp32 (peak 1) from which on bf16 is used."""
+FLAT = 0.02
+"""Standard deviation of a tile below which it says nothing about bf16, such as a black frame."""
+KEY = "fairweather"
+"""The name of our metadata inside an exported file."""
+
+
+def installed() -> list[str]:
+    """The back ends that can be used here, torch first."""
+    return ["torch", *(name for name in SUFFIXES if not _missing(name))]
+
+
+def check_backend(name: str, *, precision: str, device: str) -> None:
+    """Raises UsageError for an unknown back end, or one that cannot do what is asked; MissingExtraError."""
+    if name in ("auto", "torch"):
+        return
+    if name not in get_args(Backend):
+        raise unknown_name("backend", name, ["auto", *get_args(Backend)])
+    if not device.startswith("cpu"):
+        raise UsageError(
+            f"backend {name!r} computes on the CPU, not on {device!r}; use --device cpu or --backend torch"
+        )
+    if name == "onnx" and precision == "bf16":
+        raise UsageError(
+            "ONNX Runtime has no bf16 on a CPU; use --precision fp32, --backend openvino or --backend torch"
+        )
+    if _missing(name):
+        raise MissingExtraError(f"backend {name!r}", name)
+
+
+def _missing(name: str) -> list[str]:
+    return [package for package in PACKAGES[name] if not _is_there(package)]
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # what a test put in its place has no spec
+        return False
+
+
+# Exported files --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What an exported file says about itself."""
+
+    model: str
+    task: str
+    sha256: str
+    """Of the weights."""
+    inputs: tuple[str, ...]
+    """(1, 3, h, w) each, but for "infrared" with one channel; RGB in [0, 1]."""
+    multiple_of: int
+    """Of both sides; pictures are padded to it, by reflection."""
+    least: int
+    """The shortest side; shorter ones are continued by their last row and column after padding."""
+    version: str
+    """Of fairweather."""
+
+    def as_json(self) -> str:
+        """For the inside of a file."""
+        return json.dumps(self.__dict__)
+
+    @classmethod
+    def from_json(cls, text: str) -> Facts:
+        """Raises ValueError, TypeError or KeyError for what `as_json` does not write."""
+        fields = json.loads(text)
+        return cls(**{**fields, "inputs": tuple(fields["inputs"])})
+
+
+Run = Callable[[list[np.ndarray], bool], np.ndarray]
+"""Inputs, and whether in bf16, to the output."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An exported network, ready to run on the CPU. Safe to use from several threads."""
+
+    path: Path
+    backend: str
+    facts: Facts
+    run: Run = field(repr=False)
+
+    def __call__(self, *pictures: Float[Tensor, "1 _ h w"], half: bool = False) -> Float[Tensor, "1 _ h w"]:
+        """Pictures whose sides are multiples of `facts.multiple_of` to what the network makes of them.
+
+        Raises:
+            RuntimeError: as of torch, if memory is short or something else fails.
+        """
+        height, width = pictures[0].shape[-2:]
+        below, right = (max(0, self.facts.least - side) for side in (height, width))
+        arrays = [
+            F.pad(x.float(), (0, right, 0, below), mode="replicate").contiguous().numpy() for x in pictures
+        ]
+        try:
+            result = self.run(arrays, half)
+        except Exception as error:  # each library has its own classes
+            raise RuntimeError(f"{self.backend} failed with {type(error).__name__}: {error}") from error
+        return torch.from_numpy(result)[..., :height, :width]
+
+
+def open_exported(path: Path) -> Exported:
+    """Open a file that `fairweather export` wrote.
+
+    Raises:
+        WeightsError: if it is missing, damaged or not ours. MissingExtraError: if what runs it is not installed.
+    """
+    backend = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+    check_backend(backend, precision="fp32", device="cpu")
+    if not path.is_file():
+        raise WeightsError(f"no exported network at {path}")
+    _check_digests(path)
+    threads = torch.get_num_threads()
+    try:
+        text, run = (_onnx if backend == "onnx" else _openvino)(path, threads)
+    except Exception as error:  # each library has its own classes
+        raise WeightsError(f"{path} is damaged or not a whole {path.suffix} file ({_first(error)})") from None
+    try:
+        facts = Facts.from_json(text)
+    except (ValueError, TypeError, KeyError):
+        raise WeightsError(
+            f"{path} is not ours; make one with: fairweather export MODEL --to {backend}"
+        ) from None
+    return Exported(path, backend, facts, run)
+
+
+def report_of(path: Path) -> Path:
+    """Where the report of an exported file lies.
+
+    >>> report_of(Path("derain.onnx")).name
+    'derain.onnx.json'
+    """
+    return path.with_name(f"{path.name}.json")
+
+
+def _check_digests(path: Path) -> None:
+    """Raises WeightsError if a file is not the one that its report, where there is one, tells of."""
+    try:
+        digests = json.loads(report_of(path).read_text())["sha256"].items()
+        for name, digest in digests:
+            if sha256(path.with_name(name)) != digest:
+                raise WeightsError(
+                    f"{path.with_name(name)} is damaged or was changed since its export; export again"
+                )
+    except FileNotFoundError as error:
+        if error.filename != str(report_of(path)):
+            raise WeightsError(f"{error.filename} is missing; it belongs to {path}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{report_of(path)} is damaged; export {path.name} again") from None
+
+
+def _first(error: BaseException) -> str:
+    """What an error says, in brief."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:200] if lines else ''}"
+
+
+def _onnx(path: Path, threads: int) -> tuple[str, Run]:
+    """Our metadata ("" if there is none), and what runs the file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [x.name for x in session.get_inputs()]
+
+    def run(inputs: list[np.ndarray], half: bool) -> np.ndarray:
+        assert not half, "check_backend refuses it"
+        output: np.ndarray = session.run(None, dict(zip(names, inputs, strict=True)))[0]
+        return output
+
+    return session.get_modelmeta().custom_metadata_map.get(KEY, ""), run
+
+
+FIXED = 2
+"""Shapes that OpenVINO keeps a network compiled for; it is 1.2 times as fast then, and 1.6 times in bf16."""
+
+
+def _openvino(path: Path, threads: int) -> tuple[str, Run]:
+    """As `_onnx`. A shape that comes a second time gets the network compiled for it."""
+    import openvino
+
+    text = path.read_text()
+    if not (text.startswith("<?xml") and text.rstrip().endswith("</net>")):
+        raise ValueError("no whole XML")  # the reader would print what it thinks of it
+    core = openvino.Core()
+    network = core.read_model(path)
+    seen: Counter[Any] = Counter()
+    compiled: dict[Any, Any] = {}
+    lock = threading.Lock()  # a compiled network has one set of buffers
+
+    def compile_for(shapes: tuple[tuple[int, ...], ...] | None, half: bool) -> Any:
+        net = network
+        if shapes:
+            net = network.clone()
+            net.reshape(dict(enumerate(shapes)))
+        settings = {
+            # Without it the library takes bf16 by itself, where the chip has it.
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # other processes may have chosen the same core
+        }
+        return core.compile_model(net, "CPU", settings)
+
+    def run(inputs: list[np.ndarray], half: bool) -> np.ndarray:
+        key: Any = tuple(x.shape for x in inputs), half
+        with lock:
+            seen[key] += 1
+            if seen[key] == 1 and key not in compiled:
+                key = None, half  # any shape
+            if key not in compiled:
+                fixed = [k for k in compiled if k[0]]
+                if key[0] and len(fixed) >= FIXED:
+                    del compiled[fixed[0]]
+                compiled[key] = compile_for(*key)
+            return np.array(compiled[key](inputs)[0])
+
+    metadata = network.get_rt_info([KEY]).value if network.has_rt_info([KEY]) else ""
+    return str(metadata), run
+
+
+# Precision -------------------------------------------------------------------------------------------------------
+
+
+class Computation:
+    """Runs tiles in the precision asked for; bf16 only where it was measured to be near fp32. Thread-safe.
+
+    For the first tile of each size class both are computed.
+
+    Args:
+        model: what computes, for messages.
+        precision: "fp32" or "bf16".
+        measured: decibels between the two for each size class, as far as they are known; what is found is added.
+    """
+
+    def __init__(
+        self, *, model: str, precision: str, measured: MutableMapping[str, float] | None = None
+    ) -> None:
+        self.model, self.precision = model, precision
+        self.measured: MutableMapping[str, float] = {} if measured is None else measured
+
+    def run(
+        self,
+        forward: Callable[[bool], Tensor],
+        size: tuple[int, int],
+        *,
+        warnings: list[str],
+        seen: Callable[[Tensor], Tensor] = lambda y: y,
+    ) -> Tensor:
+        """What `forward` gives, all of it finite.
+
+        Args:
+            forward: computes one tile; its argument says whether in bf16.
+            size: height and width of the tile.
+            warnings: what a user should know is added, once.
+            seen: the picture that comes of an output, where they differ.
+
+        Raises:
+            FairweatherError: if a value is not finite in fp32 either.
+        """
+        y = forward(False) if self.precision != "bf16" else self._half(forward, size, warnings, seen)
+        if not y.isfinite().all():
+            raise FairweatherError(
+                f"{self.model} gave a value that is not finite for this picture; report it"
+            )
+        return y
+
+    def _half(
+        self,
+        forward: Callable[[bool], Tensor],
+        size: tuple[int, int],
+        warnings: list[str],
+        seen: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        key = size_class(*size)
+        decibels = self.measured.get(key)
+        if decibels is None or decibels >= ENOUGH:
+            y = forward(True)
+            if not y.isfinite().all():
+                warn_once("bf16 gave a value that is not finite; computed again in fp32", warnings)
+                return forward(False)
+            if decibels is not None:
+                return y
+        exact = forward(False)
+        if decibels is None:
+            picture = seen(exact.float())
+            if picture.std() < FLAT:
+                return exact
+            decibels = psnr(seen(y.float()), picture)
+            log.info("%s: bf16 is %.1f dB from fp32 at %d x %d pixels", self.model, decibels, *size)
+            self.measured[key] = decibels
+            if decibels >= ENOUGH:
+                return y
+        warn_once(
+            f"bf16 is {decibels:.1f} dB from fp32 for pictures of this size, less than {ENOUGH:.0f}; "
+            "computed in fp32",
+            warnings,
+        )
+        return exact
+
+
+def size_class(height: int, width: int) -> str:
+    """Sizes within a factor of two in pixels share one.
+
+    >>> size_class(256, 256), size_class(360, 360), size_class(512, 256)
+    ('16', '16', '17')
+    """
+    return str((height * width).bit_length() - 1)
+
+
+def psnr(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
+    """Peak signal-to-noise ratio in decibels, peak 1, at most 100.
+
+    >>> round(psnr(torch.zeros(4), torch.full((4,), 0.1)))
+    20
+    """
+    return -10 * math.log10(max(float((a - b).double().square().mean()), 1e-10))
+
+
+def warn_once(text: str, warnings: list[str]) -> None:
+    """Add to what a user should know, and log it, unless it is there already."""
+    if text not in warnings:
+        warnings.append(text)
+        log.warning(text)
+
+
+# What is kept between runs ---------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """$FAIRWEATHER_CACHE, or ~/.cache/fairweather."""
+    return Path(os.environ.get("FAIRWEATHER_CACHE") or "~/.cache/fairweather").expanduser()
+
+
+def digest_of(*parts: object) -> str:
+    """A name for what depends on all of these.
+
+    >>> digest_of("a", 1) == digest_of("a", 1) != digest_of("a", 2)
+    True
+    """
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+class Kept(dict[str, Any]):
+    """A small dictionary in the cache; one that cannot be read is empty, one that cannot be written is not kept."""
+
+    def __init__(self, *key: object) -> None:
+        self.path = cache_folder() / "measured" / f"{digest_of(*key)}.json"
+        try:
+            super().__init__(json.loads(self.path.read_text()))
+        except (OSError, ValueError, TypeError):
+            super().__init__()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        try:
+            with written_whole(self.path) as part:
+                part.write_text(json.dumps(self))
+        except OSError as error:
+            log.info("%s cannot be kept: %s", self.path, error)
