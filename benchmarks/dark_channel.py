@@ -45,11 +45,11 @@ def main(data: Path, split: str = "test") -> None:
     """Score the baseline, and the hazy pictures as they are."""
     tables = {"dehazeformer": ScoreTable(), "rgb": ScoreTable()}
     _, _, items = pictures_of(data, task="dehaze", split=split)
-    for name, group, _, read in items:
-        hazy, clear, _ = read()
+    for item in items:
+        hazy, clear, _ = item.read()
         dehazed = dehaze(hazy)
         for profile, table in tables.items():
-            table.add(name, group, score(profile, dehazed, clear), score(profile, hazy, clear))
+            table.add(item.name, item.group, score(profile, dehazed, clear), score(profile, hazy, clear))
     for profile, table in tables.items():
         m = table.overall()
         print(f"{m.count} pictures, profile {profile}: {m.psnr:.2f} dB / {m.ssim:.4f}", end="; ")
