@@ -44,6 +44,7 @@ from fairweather.backends import (
 )
 from fairweather.errors import FairweatherError, UsageError, WeightsError
 from fairweather.models import MODELS, restored
+from fairweather.models.cleannet import CleanNet
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.models.fusionnet import FusionNet
 from fairweather.models.inference import for_inference
@@ -69,6 +70,9 @@ SIZES = (
 """Heights and widths that an exported network is compared with torch at; our pipeline pads the odd ones."""
 LARGEST_DIFFERENCE = 1e-4
 """From torch, of a range of 1, up to which an exported network is taken."""
+LARGEST_DIFFERENCE_OF_CHOICES = 6e-3
+"""The same for CleanNet: which entries its sparse attention keeps is a matter of rounding where two are equal, and each
+such choice changes the picture by 1e-3 to 5e-3."""
 OPSET = 17
 """Of ONNX; the first with layer norm as one operation."""
 NOT_EXPORTED = ("maxim", "kbnet")
@@ -156,11 +160,12 @@ def write_exported(net: nn.Module, path: Path, facts: Facts) -> Export:
             _write_openvino(part, facts)
         differences = _differences(open_exported(part), function)
         largest = max(differences.values())
-        if not largest <= LARGEST_DIFFERENCE:
+        limit = LARGEST_DIFFERENCE_OF_CHOICES if isinstance(net, CleanNet) else LARGEST_DIFFERENCE
+        if not largest <= limit:
             height, width = max(differences, key=lambda size: differences[size])
             raise FairweatherError(
                 f"{facts.model} exported for {backend} is off by {largest:.1e} from torch at {width} x {height} "
-                f"pixels, at most {LARGEST_DIFFERENCE:.0e} is taken; use --backend torch"
+                f"pixels, at most {limit:.0e} is taken; use --backend torch"
             )
         files = [part.with_suffix(".bin"), part] if backend == "openvino" else [part]
         report = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -230,7 +231,7 @@ class Restorer:
         """
         check_strength(strength)
         check_tile(tile)
-        size = tile if tile != "auto" else self.auto_tile(2 * BAND_SIDE * source.width)
+        size = tile if tile != "auto" else self.auto_tile(width=source.width)
         done = 0
         for band in self._bands(source, size, [] if warnings is None else warnings, progress):
             if strength != 1:
@@ -375,15 +376,24 @@ class Restorer:
         )
         return y[..., :height, :width].float().cpu()
 
-    def auto_tile(self, pixels: int = 0) -> int:
-        """The largest tile that memory allows, beside the result of a picture of so many pixels.
+    def auto_tile(self, pixels: int = 0, *, width: int = 0) -> int:
+        """The largest tile that memory allows, beside the result of a picture of so many pixels, or of a row of tiles.
+
+        Args:
+            pixels: of a picture in memory. width: of one that goes through in rows.
 
         Raises:
             OutOfMemoryError: if a budget was set (`runtime.limit_memory`) and the smallest tile takes more.
         """
         info = MODELS[self.model]
-        free = memory_for(self.device, beside=BESIDE * pixels, least=SMALLEST**2 * info.bytes_per_pixel)
-        return max(SMALLEST, min(int((free / info.bytes_per_pixel) ** 0.5), LARGEST[info.tiling]))
+        row = BAND_BYTES * width
+        least = SMALLEST**2 * info.bytes_per_pixel + SMALLEST * row
+        free = memory_for(self.device, beside=BESIDE * pixels, least=least)
+        # side ** 2 * bytes_per_pixel + side * row = free
+        side = (math.sqrt(row**2 + 4 * info.bytes_per_pixel * max(free, 0)) - row) / (
+            2 * info.bytes_per_pixel
+        )
+        return max(SMALLEST, min(int(side), LARGEST[info.tiling]))
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
@@ -406,8 +416,8 @@ LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 10
 the tiles of networks that look at the whole picture only come near to it. For "reduced", that of the copy."""
 BAND = 2**20
 """Pixels that haze is removed from at a time."""
-BAND_SIDE = 512
-"""Rows of a band, as reckoned before the tiles that make it are chosen."""
+BAND_BYTES = 48
+"""Bytes that a pixel of a row of tiles takes: samples and values of the source and of the result, and encoding."""
 BESIDE = 18
 """Bytes that a pixel of the result takes while it is made (float32) and encoded (8 bit)."""
 DEPTH_SIDE = 128
