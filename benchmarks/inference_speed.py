@@ -8,9 +8,7 @@ the published form. Beside them the arithmetic each gets through, against what a
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -22,25 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_forms import as_published
 from fairweather.backends import open_exported
+from fairweather.bench import in_turn
 from fairweather.exporting import facts_of, tensor_function, write_exported
 from fairweather.models import create_model
 from fairweather.models.inference import for_inference
 from fairweather.runtime import keep_memory
 
 NETWORKS = ("dcmpnet:256", "cleannet:128", "constyle_restormer:128", "constyle_nafnet:128")
-
-
-def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, one after the other in each round, in alternating order."""
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for form in forms.values():
-        form()
-    for number in range(rounds):
-        for name in reversed(forms) if number % 2 else forms:
-            start = time.perf_counter()
-            forms[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def peaks(rounds: int) -> tuple[float, float]:

@@ -201,6 +201,8 @@ def _onnx(path: Path, threads: int) -> tuple[str, Run]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads that wait by spinning take the cores from those that work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what fails is raised
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [x.name for x in session.get_inputs()]

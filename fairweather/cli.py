@@ -164,7 +164,7 @@ def _add_task(task: str, help: str) -> None:
             str,
             typer.Option(
                 metavar="auto|N",
-                help="Pictures under way at once; auto: on a CPU one for each core, if memory allows.",
+                help="Pictures under way at once; auto: on a CPU one for every two cores, if memory allows.",
             ),
         ] = "auto",
         memory_budget: Annotated[
@@ -183,7 +183,7 @@ def _add_task(task: str, help: str) -> None:
     ) -> None:
         from fairweather.jobs import STREAM, Job, Options, plan, run
         from fairweather.loading import load
-        from fairweather.runtime import keep_memory, limit_memory, workers_for
+        from fairweather.runtime import keep_memory, limit_memory, share_cores, usual_device, workers_for
         from fairweather.terminal import Bar, print_json, say, tell_log
         from fairweather.video import is_video
 
@@ -206,6 +206,12 @@ def _add_task(task: str, help: str) -> None:
             infrared=ir,
             keep_steps=keep_steps,
         )
+        budget = _bytes("--memory-budget", memory_budget)
+        limit_memory(budget)
+        pictures = sum(not is_video(job.source) for job in jobs)
+        at_once = workers_for(several, pictures=pictures, device=usual_device(device))
+        limit_memory(budget, workers=at_once)
+        share_cores(at_once)
         restorer = load(
             task,
             model=model,
@@ -214,11 +220,6 @@ def _add_task(task: str, help: str) -> None:
             backend=backend,
             tell=(lambda _: None) if quiet else say,
         )
-        budget = _bytes("--memory-budget", memory_budget)
-        limit_memory(budget)
-        pictures = sum(not is_video(job.source) for job in jobs)
-        at_once = workers_for(several, pictures=pictures, device=restorer.device)
-        limit_memory(budget, workers=at_once)
         options = Options(
             strength=strength,
             fusion=fusion,
@@ -558,6 +559,38 @@ def export(
 
 
 # The product itself ----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    task: Annotated[str, typer.Argument(help="dehaze, derain or denoise; or a name of 'models list'.")],
+    side: Annotated[
+        list[int] | None, typer.Option(help="Of square pictures (again for more); by default 512, 1024.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Times that each setting runs.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure the back ends and precisions side by side on this machine, in turn; medians."""
+    import dataclasses
+
+    from fairweather.bench import bench as run
+    from fairweather.exporting import processor
+    from fairweather.runtime import keep_memory
+    from fairweather.terminal import print_json, say
+
+    keep_memory()
+    last = 0
+    for m in run(task, sides=side or (512, 1024), rounds=rounds, tell=say):
+        if as_json:
+            print_json(dataclasses.asdict(m) | {"processor": processor()})
+            continue
+        if m.side != last:
+            threads = f"{m.threads} thread{'s' if m.threads > 1 else ''}"
+            print(
+                f"{m.task} ({m.model}, weights {m.weights_sha256[:12]}), {m.side}x{m.side}, {threads}, {processor()}"
+            )
+        last = m.side
+        print(f"  {m.backend:9} {m.precision}  {m.seconds:8.3f} s  {m.ratio:5.2f}x")
 
 
 @app.command()

@@ -88,7 +88,7 @@ class Options:
     crf: int | None = None
     resume: bool = True
     workers: int = 1
-    """Pictures under way at once, each in a thread of its own."""
+    """Pictures under way at once, each in a thread of its own; see `runtime.share_cores`."""
 
 
 @dataclass(frozen=True)

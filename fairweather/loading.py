@@ -21,6 +21,7 @@ from fairweather.models.judge import Judge
 from fairweather.models.nitedr import NiteDR
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
+from fairweather.runtime import usual_device
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ def _precision(name: str) -> str:
 
 def _device(name: str, backend: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() and backend not in SUFFIXES else "cpu"
+        return "cpu" if backend in SUFFIXES else usual_device(name)
     try:
         kind = torch.device(name).type
     except RuntimeError:

@@ -1,0 +1,102 @@
+"""How fast a task is on this machine: back ends and precisions side by side, at several sizes.
+
+Machines drift, so all settings of a size are measured in turn and reported as ratios to torch in fp32.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from fairweather.backends import installed
+from fairweather.errors import UsageError
+from fairweather.loading import load
+from fairweather.pipeline import Restorer
+
+PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The median time of one setting at one size."""
+
+    task: str
+    model: str
+    weights_sha256: str
+    backend: str
+    precision: str
+    side: int
+    """Of a square picture, in pixels."""
+    threads: int
+    seconds: float
+    ratio: float
+    """How many times as fast as torch in fp32 it is, at the same size and in the same run."""
+
+
+def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, one after the other in each round, in alternating order."""
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for form in [*forms.values()] * 3:  # OpenVINO compiles for a size that comes a second time
+        form()
+    for number in range(rounds):
+        for name in reversed(forms) if number % 2 else forms:
+            start = time.perf_counter()
+            forms[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def bench(
+    task: str, *, sides: Sequence[int] = (512, 1024), rounds: int = 5, tell: Callable[[str], None]
+) -> Iterator[Measured]:
+    """Measure a task with every back end that is installed, in the precisions that it has.
+
+    Args:
+        task: one that restores by one network, such as "derain". sides: of square pictures, in pixels.
+        rounds: times that each setting runs. tell: called with a line where exporting takes time.
+
+    Raises:
+        UsageError: for "auto" and "night", which are several networks, or a side or number of rounds below 1.
+            Others as of `load`.
+    """
+    if rounds < 1 or min(sides) < 1:
+        raise UsageError(f"{rounds} rounds of sides {', '.join(map(str, sides))}: expected 1 or more each")
+    restorers: dict[str, Restorer] = {}
+    for backend in installed():
+        for precision in PRECISIONS:
+            if backend == "onnx" and precision == "bf16":  # ONNX Runtime has none on a CPU
+                continue
+            restorer = load(task, backend=backend, precision=precision, device="cpu", tell=tell)
+            if not isinstance(restorer, Restorer):
+                raise UsageError(f"{task} is several networks; measure those that it uses, such as derain")
+            restorers[f"{backend} {precision}"] = restorer
+    generator = torch.Generator().manual_seed(0)
+    for side in sides:
+        # Not noise alone, of which nothing is left: light and shade, and noise.
+        shades = torch.rand(1, 3, 8, 8, generator=generator)
+        smooth = F.interpolate(shades, (side, side), mode="bilinear")[0]
+        picture = (smooth + torch.randn(smooth.shape, generator=generator) * 0.05).clamp(0, 1)
+
+        def restoring(restorer: Restorer, picture: torch.Tensor = picture) -> Callable[[], object]:
+            return lambda: restorer.restore(picture, depth=False)
+
+        found = in_turn({name: restoring(restorer) for name, restorer in restorers.items()}, rounds)
+        for name, seconds in found.items():
+            restorer = restorers[name]
+            yield Measured(
+                task=restorer.task,
+                model=restorer.model,
+                weights_sha256=restorer.sha256,
+                backend=restorer.backend,
+                precision=restorer.precision,
+                side=side,
+                threads=torch.get_num_threads(),
+                seconds=seconds,
+                ratio=found["torch fp32"] / seconds,
+            )
