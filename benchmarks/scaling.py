@@ -53,10 +53,10 @@ def plot(path: Path, task: str, sizes: dict[float, tuple[float, float]]) -> None
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.loglog(sizes, [seconds for seconds, _ in sizes.values()], "o-", color="tab:blue")
+    axes.loglog([*sizes], [seconds for seconds, _ in sizes.values()], "o-", color="tab:blue")
     axes.set(xlabel="megapixels", ylabel="seconds", title=f"{task}: time and memory against size")
     right = axes.twinx()
-    right.semilogx(sizes, [memory for _, memory in sizes.values()], "s--", color="tab:orange")
+    right.semilogx([*sizes], [memory for _, memory in sizes.values()], "s--", color="tab:orange")
     right.set(ylabel="peak memory, GiB (dashed)", ylim=(0, None))
     figure.savefig(path, dpi=120)
 
