@@ -26,13 +26,14 @@ def measure(task: str, precision: Precision, keep: bool) -> float:
     import torch
 
     import fairweather as fw
+    from fairweather.bench import shades
     from fairweather.runtime import keep_memory
 
     torch.set_num_threads(1)
     if keep:
         keep_memory()
     restorer = fw.load(task, precision=precision)
-    picture = torch.rand(3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    picture = shades(1024)
     return statistics.median([restorer.restore(picture).seconds for _ in range(4)][1:])
 
 

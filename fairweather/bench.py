@@ -13,6 +13,8 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from fairweather.backends import installed
 from fairweather.errors import UsageError
@@ -37,6 +39,14 @@ class Measured:
     seconds: float
     ratio: float
     """How many times as fast as torch in fp32 it is, at the same size and in the same run."""
+
+
+def shades(side: int) -> Float[Tensor, "3 side side"]:
+    """A picture to measure with: light and shade, and noise; of noise alone nothing would be left to compare."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 8, 8, generator=generator)
+    smooth = F.interpolate(coarse, (side, side), mode="bilinear")[0]
+    return (smooth + torch.randn(smooth.shape, generator=generator) * 0.05).clamp(0, 1)
 
 
 def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -76,14 +86,10 @@ def bench(
             if not isinstance(restorer, Restorer):
                 raise UsageError(f"{task} is several networks; measure those that it uses, such as derain")
             restorers[f"{backend} {precision}"] = restorer
-    generator = torch.Generator().manual_seed(0)
     for side in sides:
-        # Not noise alone, of which nothing is left: light and shade, and noise.
-        shades = torch.rand(1, 3, 8, 8, generator=generator)
-        smooth = F.interpolate(shades, (side, side), mode="bilinear")[0]
-        picture = (smooth + torch.randn(smooth.shape, generator=generator) * 0.05).clamp(0, 1)
+        picture = shades(side)
 
-        def restoring(restorer: Restorer, picture: torch.Tensor = picture) -> Callable[[], object]:
+        def restoring(restorer: Restorer, picture: Tensor = picture) -> Callable[[], object]:
             return lambda: restorer.restore(picture, depth=False)
 
         found = in_turn({name: restoring(restorer) for name, restorer in restorers.items()}, rounds)
