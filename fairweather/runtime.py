@@ -75,7 +75,7 @@ def share_cores(workers: int) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
-RECKONED = 0.9
+RECKONED = 0.85
 """Of a budget, what is given out; the rest goes on pieces that the allocator cannot use again."""
 _budget: float = math.inf
 _sharing = 1
