@@ -402,8 +402,7 @@ class MSAAM(nn.Module):
         e2: Float[Tensor, "b c2 h//2 w//2"],
         e3: Float[Tensor, "b c3 h//4 w//4"],
     ) -> tuple[Float[Tensor, "b c2 h//2 w//2"], Float[Tensor, "b c3 h//4 w//4"]]:
-        (means,) = over_picture(lambda: (torch.cat([_mean(e) for e in (e1, e2, e3)], dim=1),))
-        a1, a2, a3 = self.weigh(means).split(1, dim=1)
+        a1, a2, a3 = _weighed(self.weigh, e1, e2, e3)
         together = torch.cat(
             (
                 e1 * a1,
@@ -464,8 +463,7 @@ class _MSAAM(nn.Module):
         e2: Float[Tensor, "b c2 h//2 w//2"],
         e3: Float[Tensor, "b c3 h//4 w//4"],
     ) -> tuple[Float[Tensor, "b c2 h//2 w//2"], Float[Tensor, "b c3 h//4 w//4"]]:
-        (means,) = over_picture(lambda: (torch.cat([_mean(e) for e in (e1, e2, e3)], dim=1),))
-        a1, a2, a3 = self.weigh(means).split(1, dim=1)
+        a1, a2, a3 = _weighed(self.weigh, e1, e2, e3)
         half1, half2, half3 = (conv(e) for conv, e in zip(self.to_half, (e1, e2, e3), strict=True))
         half = _added(self.half_bias, half1, a1)
         half = _added(half, half2[..., :-1, :-1], a2)
@@ -545,6 +543,13 @@ def _mixed_ahead(conv: nn.Conv2d, mixer: nn.Conv2d) -> tuple[nn.Conv2d, _Mixer]:
     first = conv.out_channels
     own = convolution(mixer.weight.double()[:, :first], bias_of(mixer), like=mixer)
     return mixed(conv, own), _Mixer(part(mixer, first, mixer.in_channels), ahead=True)
+
+
+def _weighed(weigh: nn.Module, *maps: Float[Tensor, "b _ _h _w"]) -> tuple[Float[Tensor, "b 1 1 1"], ...]:
+    """A weight for each map, of the means of them all."""
+    (means,) = over_picture(lambda: (torch.cat([_mean(e) for e in maps], dim=1),))
+    weights: Tensor = weigh(means)
+    return weights.chunk(len(maps), dim=1)
 
 
 def _mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
