@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import functools
 import glob
+import math
 import re
 import sys
 import threading
@@ -538,9 +539,9 @@ def _large(job: Job, restorer: AnyRestorer, options: Options) -> PictureRows | N
         return None
     if not isinstance(restorer, Restorer) or images.output_format(job.target, options.format) not in FORMATS:
         return None
-    width, height = images.size_of(job.source)
     tile = MODELS[restorer.model].bytes_per_pixel * SMALLEST**2
-    if WHOLE * width * height + tile < memory_for("cpu", least=tile):
+    pixels = (memory_for("cpu", least=tile) - tile) / WHOLE
+    if pixels > options.max_megapixels * 1e6 or pixels > math.prod(images.size_of(job.source)):
         return None
     return open_rows(job.source, max_megapixels=options.max_megapixels)
 
