@@ -20,11 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published_forms import as_published
 from fairweather.backends import open_exported
-from fairweather.bench import in_turn
 from fairweather.exporting import facts_of, tensor_function, write_exported
 from fairweather.models import create_model
 from fairweather.models.inference import for_inference
-from fairweather.runtime import keep_memory
+from fairweather.runtime import in_turn, keep_memory
 
 NETWORKS = ("dcmpnet:256", "cleannet:128", "constyle_restormer:128", "constyle_nafnet:128")
 

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import math
 import os
 import threading
 from collections import Counter
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from fairweather.errors import FairweatherError, MissingExtraError, UsageError, WeightsError, unknown_name
 from fairweather.files import written_whole
+from fairweather.metrics.psnr import psnr
 from fairweather.weights import sha256
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,21 @@ PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvi
 """What each needs: to export (always by way of onnx) and to run."""
 ENOUGH = 45.0
 """Decibels between bf16 and fp32 (peak 1) from which on bf16 is used."""
+BEST = 100.0
+"""Decibels that are kept of equal pictures: files of JSON have no infinity."""
 FLAT = 0.02
 """Standard deviation of a tile below which it says nothing about bf16, such as a black frame."""
 KEY = "fairweather"
 """The name of our metadata inside an exported file."""
 
 
-def installed() -> list[str]:
-    """The back ends that can be used here, torch first."""
-    return ["torch", *(name for name in SUFFIXES if not _missing(name))]
+def installed(precision: str = "fp32") -> list[str]:
+    """The back ends that can be used here in a precision, torch first."""
+    return ["torch", *(name for name in SUFFIXES if _has(name, precision) and not _missing(name))]
+
+
+def _has(name: str, precision: str) -> bool:
+    return (name, precision) != ("onnx", "bf16")
 
 
 def check_backend(name: str, *, precision: str, device: str) -> None:
@@ -58,7 +64,7 @@ def check_backend(name: str, *, precision: str, device: str) -> None:
         raise UsageError(
             f"backend {name!r} computes on the CPU, not on {device!r}; use --device cpu or --backend torch"
         )
-    if name == "onnx" and precision == "bf16":
+    if not _has(name, precision):
         raise UsageError(
             "ONNX Runtime has no bf16 on a CPU; use --precision fp32, --backend openvino or --backend torch"
         )
@@ -266,6 +272,18 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
 # Precision -------------------------------------------------------------------------------------------------------
 
 
+def compute(
+    forward: Callable[..., Tensor], *inputs: Float[Tensor, "b _ h w"], half: bool, device: str
+) -> Float[Tensor, "b _ h w"]:
+    """What a network in torch or an exported one gives, in bf16 or fp32."""
+    if isinstance(forward, Exported):
+        found: Tensor = forward(*inputs, half=half)
+        return found
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
+        y: Tensor = forward(*inputs)
+    return y
+
+
 class Computation:
     """Runs tiles in the precision asked for; bf16 only where it was measured to be near fp32. Thread-safe.
 
@@ -330,7 +348,7 @@ class Computation:
             picture = seen(exact.float())
             if picture.std() < FLAT:
                 return exact
-            decibels = psnr(seen(y.float()), picture)
+            decibels = min(float(psnr(seen(y.float()), picture).mean()), BEST)
             log.info("%s: bf16 is %.1f dB from fp32 at %d x %d pixels", self.model, decibels, *size)
             self.measured[key] = decibels
             if decibels >= ENOUGH:
@@ -350,15 +368,6 @@ def size_class(height: int, width: int) -> str:
     ('16', '16', '17')
     """
     return str((height * width).bit_length() - 1)
-
-
-def psnr(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
-    """Peak signal-to-noise ratio in decibels, peak 1, at most 100.
-
-    >>> round(psnr(torch.zeros(4), torch.full((4,), 0.1)))
-    20
-    """
-    return -10 * math.log10(max(float((a - b).double().square().mean()), 1e-10))
 
 
 def warn_once(text: str, warnings: list[str]) -> None:

@@ -5,8 +5,6 @@ Machines drift, so all settings of a size are measured in turn and reported as r
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +18,7 @@ from fairweather.backends import installed
 from fairweather.errors import UsageError
 from fairweather.loading import load
 from fairweather.pipeline import Restorer
+from fairweather.runtime import in_turn
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 
@@ -49,19 +48,6 @@ def shades(side: int) -> Float[Tensor, "3 side side"]:
     return (smooth + torch.randn(smooth.shape, generator=generator) * 0.05).clamp(0, 1)
 
 
-def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, one after the other in each round, in alternating order."""
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for form in [*forms.values()] * 3:  # OpenVINO compiles for a size that comes a second time
-        form()
-    for number in range(rounds):
-        for name in reversed(forms) if number % 2 else forms:
-            start = time.perf_counter()
-            forms[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def bench(
     task: str, *, sides: Sequence[int] = (512, 1024), rounds: int = 5, tell: Callable[[str], None]
 ) -> Iterator[Measured]:
@@ -78,10 +64,8 @@ def bench(
     if rounds < 1 or min(sides) < 1:
         raise UsageError(f"{rounds} rounds of sides {', '.join(map(str, sides))}: expected 1 or more each")
     restorers: dict[str, Restorer] = {}
-    for backend in installed():
-        for precision in PRECISIONS:
-            if backend == "onnx" and precision == "bf16":  # ONNX Runtime has none on a CPU
-                continue
+    for precision in PRECISIONS:
+        for backend in installed(precision):
             restorer = load(task, backend=backend, precision=precision, device="cpu", tell=tell)
             if not isinstance(restorer, Restorer):
                 raise UsageError(f"{task} is several networks; measure those that it uses, such as derain")

@@ -14,11 +14,10 @@ import os
 import platform
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from fairweather.backends import (
     Kept,
     cache_folder,
     check_backend,
+    compute,
     digest_of,
     installed,
     open_exported,
@@ -49,6 +49,7 @@ from fairweather.models.dcmpnet import DCMPNet
 from fairweather.models.fusionnet import FusionNet
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import pad_to_multiple
+from fairweather.runtime import in_turn
 from fairweather.weights import sha256
 
 Tell = Callable[[str], None]
@@ -355,7 +356,7 @@ def fastest(net: nn.Module, facts: Facts, *, precision: str, tell: Tell) -> str:
     Args:
         net: as it was trained. tell: called with a line for each step.
     """
-    names = [name for name in installed() if name == "torch" or not (name == "onnx" and precision == "bf16")]
+    names = installed(precision)
     if len(names) == 1:
         return "torch"
     found = Kept("fastest", facts, precision, names, *machine(*names[1:]))
@@ -378,12 +379,7 @@ def _timed(net: nn.Module, facts: Facts, names: list[str], precision: str, tell:
         pad_to_multiple(x, facts.multiple_of).contiguous(memory_format=torch.channels_last)
         for x in _pictures(facts, TRIAL, TRIAL)
     ]
-
-    def in_torch() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            function(*pictures)
-
-    runs: dict[str, Callable[[], object]] = {"torch": in_torch}
+    computing: dict[str, Callable[..., Tensor]] = {"torch": function}
     for name in names:
         if name != "torch":
             try:
@@ -391,16 +387,10 @@ def _timed(net: nn.Module, facts: Facts, names: list[str], precision: str, tell:
             except FairweatherError as error:
                 tell(f"{name} is left out: {error}")
                 continue
-            runs[name] = lambda exported=exported: exported(*pictures, half=half)  # type: ignore[misc]
-    for run in runs.values():
-        run(), run()  # OpenVINO compiles for a shape when it comes again
-    seconds = dict.fromkeys(runs, float("inf"))
-    for _ in range(RUNS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-    return seconds
+            computing[name] = exported
+    return in_turn(
+        {name: partial(compute, f, *pictures, half=half, device="cpu") for name, f in computing.items()}, RUNS
+    )
 
 
 def machine(*backends: str) -> tuple[object, ...]:

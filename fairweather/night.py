@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.backends import Computation, Exported
+from fairweather.backends import Computation, Exported, compute
 from fairweather.errors import UsageError
 from fairweather.infrared import align, check_shape, read_infrared
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
-from fairweather.pipeline import Image, Restorer, Result, compute, like, to_picture
+from fairweather.pipeline import Image, Restorer, Result, like, to_picture
 from fairweather.tiling import run_tiled
 
 TILE = 512

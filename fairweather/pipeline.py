@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather import images
-from fairweather.backends import Computation, Exported, warn_once
+from fairweather.backends import Computation, Exported, compute, warn_once
 from fairweather.depth_picture import write_depth
 from fairweather.errors import OutOfMemoryError, UsageError
 from fairweather.exporting import tensor_function
@@ -397,18 +397,6 @@ class Restorer:
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
-
-
-def compute(
-    forward: Callable[..., Tensor], *inputs: Float[Tensor, "b _ h w"], half: bool, device: str
-) -> Float[Tensor, "b _ h w"]:
-    """What a network in torch or an exported one gives, in bf16 or fp32."""
-    if isinstance(forward, Exported):
-        found: Tensor = forward(*inputs, half=half)
-        return found
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
-        y: Tensor = forward(*inputs)
-    return y
 
 
 LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 1024}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import statistics
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,6 +65,19 @@ def in_order(work: Callable[[Item], Made], items: Sequence[Item], *, workers: in
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, one after the other in each round, in alternating order."""
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for form in [*forms.values()] * 3:  # OpenVINO compiles for a size that comes a second time
+        form()
+    for number in range(rounds):
+        for name in reversed(forms) if number % 2 else forms:
+            start = time.perf_counter()
+            forms[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def share_cores(workers: int) -> None:

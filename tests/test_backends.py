@@ -515,7 +515,7 @@ def test_auto_is_torch_where_nothing_else_can(weights: Path, monkeypatch: pytest
     monkeypatch.setattr(exporting, "write_exported", cannot)
     assert fw.load(str(weights), backend="auto", tell=told.append).backend == "torch"
     assert "onnx is left out: cannot be exported" in told
-    monkeypatch.setattr(exporting, "installed", lambda: ["torch"])
+    monkeypatch.setattr(exporting, "installed", lambda precision: ["torch"])
     monkeypatch.setattr(exporting, "Kept", refuse)
     assert fw.load(str(weights), backend="auto", tell=refuse).backend == "torch"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fairweather.bench import bench, in_turn
+from fairweather.bench import bench
 from fairweather.errors import UsageError
+from fairweather.runtime import in_turn
 
 
 def test_settings_are_measured_in_turn_and_in_alternating_order() -> None:
@@ -16,7 +17,7 @@ def test_settings_are_measured_in_turn_and_in_alternating_order() -> None:
 
 
 def test_every_back_end_is_compared_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fairweather.bench.installed", lambda: ["torch"])
+    monkeypatch.setattr("fairweather.bench.installed", lambda precision: ["torch"])
     first, second = bench("dehaze", sides=[64], rounds=1, tell=lambda _: None)
     assert (first.backend, first.precision, first.ratio) == ("torch", "fp32", 1.0)
     assert (second.precision, second.side) == ("bf16", 64)
