@@ -19,13 +19,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any, NamedTuple
 
-import torch
 import typer
-from torch.utils.flop_counter import FlopCounterMode
 
 import fairweather as fw
+from benchmarks.network_size import network_size
 from fairweather.evaluate import evaluate
-from fairweather.models import create_model
 from fairweather.training import RECIPES
 from fairweather.training.config import Contrast, TrainConfig
 from fairweather.training.irconstyle import OFFICIAL_FREEZE_AFTER, OFFICIAL_STEPS
@@ -121,17 +119,9 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     return sorted(points)
 
 
-def size(network: str) -> tuple[float, float]:
-    """Millions of parameters, and GMACs on 256x256 pixels."""
-    net = create_model(network).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        net(torch.zeros(1, 3, 256, 256))
-    return sum(p.numel() for p in net.parameters()) / 1e6, counter.get_total_flops() / 2e9
-
-
 def show(results: list[dict[str, Any]]) -> None:
     """A table for each test: PSNR and SSIM, the mean over seeds, and their spread."""
-    sizes = {network: size(network) for network in NETWORKS}
+    sizes = {network: network_size(network) for network in NETWORKS}
     for test in dict.fromkeys(test for result in results for test in result["tests"]):
         print(f"\n| {test} | parameters | GMACs | ours | official |\n|---|---|---|---|---|")
         for network in NETWORKS:

@@ -1,64 +1,135 @@
-"""Seconds per training step by number of threads and by the allocator's setting, alternating in one run.
+"""Training steps per second of recipes, as PyTorch comes and as we train, alternating in one run.
 
-    python -m benchmarks.training_speed [RECIPE] [--rounds N]
+    OMP_NUM_THREADS=1 python -m benchmarks.training_speed DATA [--recipe NAME ...] [--rounds N] [--each]
 
-Each setting runs in a process of its own, since neither can be changed back. A step is forward, backward and the
-optimiser on random patches, without preparing them; no data is needed.
+DATA is the folder of the sets. A step is all of it: preparing patches, forward, backward, clipping, optimiser, average.
+With --each also what is lost where one thing alone is as it comes. Each setting runs in a process of its own, since
+the allocator cannot be changed back.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import statistics
-from typing import Annotated
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
+import torch
 import typer
+from lightning import Callback, Trainer
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.utils.data import DataLoader
 
-from benchmarks.alternate import allocator, alternate, print_ratios
+from benchmarks.alternate import alternate
+from fairweather.data.patches import Steps
+from fairweather.runtime import keep_memory
+from fairweather.training import RECIPES
+from fairweather.training.config import TrainConfig
+from fairweather.training.train import network, system, training_set
 
-SETTINGS = [(threads, keep) for threads in (1, 2) for keep in (False, True)]
+
+class Setting(NamedTuple):
+    """What of our ways is in use."""
+
+    allocator: bool
+    """Freed memory is kept."""
+    channels_last: bool
+    own_precision: bool
+    """The recipe's, which is bf16 for most; fp32 otherwise."""
+    kept_pictures: bool
+    """Decoded pictures stay in memory: patches are drawn a second time from those that were read before."""
+    threads: int = 1
 
 
-def measure(recipe: str, threads: int, keep: bool, steps: int = 8) -> float:
-    """In the child: median seconds of a step."""
-    import time
+OURS = Setting(True, True, True, True)
+AS_IT_COMES = Setting(False, False, False, False)
 
-    import torch
 
-    from fairweather.models import create_model
-    from fairweather.runtime import keep_memory
-    from fairweather.training import RECIPES
-    from fairweather.training.restoration import Restoration, restoration_loss
+class _Times(Callback):
+    """When each step ended."""
 
-    torch.set_num_threads(threads)
-    if keep:
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def measure(config: TrainConfig, setting: Setting = OURS, *, steps: int = 8) -> float:
+    """Median seconds of a step in this process; the allocator's setting stays."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    torch.set_num_threads(setting.threads)
+    if setting.allocator:
         keep_memory()
-    config = RECIPES[recipe]()
-    net = Restoration(create_model(config.model, **config.model_args), config).net
-    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate)
-    shape = (config.batch, 3, config.patch, config.patch)
-    degraded, target = (torch.rand(shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = restoration_loss(net, degraded, target, config.loss)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
+    module = system(network(config).train(), config)
+    if not setting.channels_last:
+        module.memory_format = torch.contiguous_format
+        convert_conv2d_weight_memory_format(module.net, torch.contiguous_format)
+    patches = training_set(config)
+    numbers = Steps(batch=config.batch, stages=config.progressive)
+    if setting.kept_pictures:
+        for _, batch in zip(range(steps), numbers, strict=False):
+            for number in batch:
+                patches[number]
+    times = _Times()
+    bf16 = setting.own_precision and config.precision == "bf16"
+    trainer = Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed" if bf16 else "32-true",
+        max_steps=steps,
+        limit_val_batches=0,
+        gradient_clip_val=(config.clip_norm or None) if module.automatic_optimization else None,
+        logger=False,
+        callbacks=[times],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(
+        module, DataLoader(patches, batch_sampler=Steps(batch=config.batch, stages=config.progressive))
+    )
+    return statistics.median(b - a for a, b in zip(times.ends[1:], times.ends[2:], strict=False))
+
+
+def measure_recipe(recipe: str, data: str, setting: Setting, steps: int) -> float:
+    """In the child."""
+    return measure(
+        dataclasses.replace(RECIPES[recipe](), init=None, data_root=Path(data)), setting, steps=steps
+    )
 
 
 def main(
-    recipe: Annotated[str, typer.Argument()] = "derain_small",
+    data: Path,
+    recipe: Annotated[list[str] | None, typer.Option()] = None,
     rounds: Annotated[int, typer.Option(help="Times each setting runs.")] = 3,
+    steps: Annotated[int, typer.Option(help="Steps of a run; the median counts.")] = 8,
+    each: Annotated[bool, typer.Option(help="Also leave out one thing at a time.")] = False,
 ) -> None:
-    """Print medians and their ratio to one thread with the allocator as it comes."""
+    """Print the table."""
+    settings = {"as PyTorch comes": AS_IT_COMES, "ours": OURS}
+    if each:
+        settings |= {
+            f"without {name}": OURS._replace(**{name: False}) for name in Setting._fields if name != "threads"
+        }
+        settings["two threads"] = OURS._replace(threads=2)
+    print(f"| recipe | {' | '.join(settings)} |\n|{'---|' * (1 + len(settings))}")
+    for name in recipe or RECIPES:
 
-    def code(setting: tuple[int, bool]) -> str:
-        return f"from benchmarks.training_speed import measure; print(measure({recipe!r}, *{setting!r}))"
+        def code(setting: Setting, name: str = name) -> str:
+            fields = ", ".join(map(str, setting))
+            return (
+                "from benchmarks.training_speed import Setting, measure_recipe; "
+                f"print(measure_recipe({name!r}, {str(data)!r}, Setting({fields}), {steps}))"
+            )
 
-    print_ratios(alternate(SETTINGS, code, rounds=rounds), lambda s: f"{s[0]} threads, {allocator(s[1])}")
+        medians = alternate(list(settings.values()), code, rounds=rounds)
+        slowest = medians[AS_IT_COMES]
+        cells = (f"{1 / medians[s]:.2f} ({slowest / medians[s]:.2f}x)" for s in settings.values())
+        print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

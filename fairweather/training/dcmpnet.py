@@ -72,7 +72,7 @@ class TwoTaskTraining(Restoration):
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> None:  # type: ignore[override]
         degraded, target, disparity = batch
-        hazy, clear = (2 * x.contiguous(memory_format=torch.channels_last) - 1 for x in (degraded, target))
+        hazy, clear = (2 * x.contiguous(memory_format=self.memory_format) - 1 for x in (degraded, target))
         found: Dehazed = self.net.dehazing(hazy)
         dehazed = found.clear.float()
         added = self._added(found, dehazed, clear, hazy, disparity)

@@ -151,7 +151,7 @@ class ConStyleTraining(Restoration):
             self.average = ema(net, config.ema_decay, grow=False)
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        degraded, target = (x.contiguous(memory_format=torch.channels_last) for x in batch[:2])
+        degraded, target = (x.contiguous(memory_format=self.memory_format) for x in batch[:2])
         height, width = target.shape[-2:]
         padded = pad_to_multiple(degraded, model_info(self.config.model).multiple_of)
         style, contrast = self.contrasted(self.net.constyle, padded, target)
@@ -244,7 +244,7 @@ class PrompterTraining(ConStyleTraining):
         """Of the validation pictures: degraded, and clean."""
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        degraded, clean = (x.contiguous(memory_format=torch.channels_last) for x in batch[:2])
+        degraded, clean = (x.contiguous(memory_format=self.memory_format) for x in batch[:2])
         pretrain, slow = self.config.pretrain, self.momentum.encoder
         assert pretrain
         assert isinstance(slow, Prompter)

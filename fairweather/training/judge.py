@@ -48,7 +48,7 @@ class JudgeTraining(Restoration):
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         pictures, findings = batch
         whole = round(WHOLE * 2 ** float(torch.empty(()).uniform_(-0.7, 0.4)))
-        logits = self.net(pictures.contiguous(memory_format=torch.channels_last), whole=whole)
+        logits = self.net(pictures.contiguous(memory_format=self.memory_format), whole=whole)
         loss = F.binary_cross_entropy_with_logits(logits.float(), findings)
         self.note("train/loss", loss)
         return loss
