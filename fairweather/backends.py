@@ -23,7 +23,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.errors import FairweatherError, MissingExtraError, UsageError, WeightsError, unknown_name
+from fairweather.errors import (
+    BackendError,
+    FairweatherError,
+    MissingExtraError,
+    UsageError,
+    WeightsError,
+    one_line,
+    unknown_name,
+)
 from fairweather.files import written_whole
 from fairweather.metrics.psnr import psnr
 from fairweather.weights import sha256
@@ -36,7 +44,7 @@ SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml"}
 PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 """What each needs: to export (always by way of onnx) and to run."""
 ENOUGH = 45.0
-"""Decibels between bf16 and fp32 (peak 1) from which on bf16 is used."""
+"""Decibels from fp32 (peak 1) from which on a lower precision is used."""
 BEST = 100.0
 """Decibels that are kept of equal pictures: files of JSON have no infinity."""
 FLAT = 0.02
@@ -73,10 +81,11 @@ def check_backend(name: str, *, precision: str, device: str) -> None:
 
 
 def _missing(name: str) -> list[str]:
-    return [package for package in PACKAGES[name] if not _is_there(package)]
+    return [package for package in PACKAGES[name] if not is_there(package)]
 
 
-def _is_there(package: str) -> bool:
+def is_there(package: str) -> bool:
+    """Whether a package is installed."""
     try:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # what a test put in its place has no spec
@@ -102,6 +111,8 @@ class Facts:
     """The shortest side; shorter ones are continued by their last row and column after padding."""
     version: str
     """Of fairweather."""
+    int8: bool = False
+    """Whether 1x1 convolutions compute in 8 bit; all else is in the precision asked for."""
 
     def as_json(self) -> str:
         """For the inside of a file."""
@@ -131,7 +142,7 @@ class Exported:
         """Pictures whose sides are multiples of `facts.multiple_of` to what the network makes of them.
 
         Raises:
-            RuntimeError: as of torch, if memory is short or something else fails.
+            BackendError: a RuntimeError, as of torch, if memory is short or something else fails.
         """
         height, width = pictures[0].shape[-2:]
         below, right = (max(0, self.facts.least - side) for side in (height, width))
@@ -141,8 +152,28 @@ class Exported:
         try:
             result = self.run(arrays, half)
         except Exception as error:  # each library has its own classes
-            raise RuntimeError(f"{self.backend} failed with {type(error).__name__}: {error}") from error
+            what = one_line(" ".join(str(error).split()))[:300]
+            raise BackendError(
+                f"{self.backend} failed with {type(error).__name__} ({what}); use --precision fp32, or --backend torch"
+            ) from error
         return torch.from_numpy(result)[..., :height, :width]
+
+
+def backend_of(path: Path) -> str:
+    """What an exported file is for.
+
+    >>> backend_of(Path("derain.xml"))
+    'openvino'
+
+    Raises:
+        UsageError: if its name ends in neither of SUFFIXES.
+    """
+    for name, suffix in SUFFIXES.items():
+        if suffix == path.suffix:
+            return name
+    raise UsageError(
+        f"{path} is no exported network; expected a name that ends in {' or '.join(SUFFIXES.values())}"
+    )
 
 
 def open_exported(path: Path) -> Exported:
@@ -151,7 +182,7 @@ def open_exported(path: Path) -> Exported:
     Raises:
         WeightsError: if it is missing, damaged or not ours. MissingExtraError: if what runs it is not installed.
     """
-    backend = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+    backend = backend_of(path)
     check_backend(backend, precision="fp32", device="cpu")
     if not path.is_file():
         raise WeightsError(f"no exported network at {path}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.backends import installed
+from fairweather.backends import backend_of, installed
 from fairweather.errors import UsageError
 from fairweather.loading import load
 from fairweather.pipeline import Restorer
@@ -49,27 +50,38 @@ def shades(side: int) -> Float[Tensor, "3 side side"]:
 
 
 def bench(
-    task: str, *, sides: Sequence[int] = (512, 1024), rounds: int = 5, tell: Callable[[str], None]
+    task: str,
+    *,
+    files: Sequence[Path] = (),
+    sides: Sequence[int] = (512, 1024),
+    rounds: int = 5,
+    tell: Callable[[str], None],
 ) -> Iterator[Measured]:
     """Measure a task with every back end that is installed, in the precisions that it has.
 
     Args:
-        task: one that restores by one network, such as "derain". sides: of square pictures, in pixels.
+        task: one that restores by one network, such as "derain". files: exported ones to measure too, such as in int8.
+        sides: of square pictures, in pixels.
         rounds: times that each setting runs. tell: called with a line where exporting takes time.
 
     Raises:
-        UsageError: for "auto" and "night", which are several networks, or a side or number of rounds below 1.
-            Others as of `load`.
+        UsageError: for "auto" and "night", which are several networks, a file of other weights, or a side or number of
+            rounds below 1. Others as of `load`.
     """
     if rounds < 1 or min(sides) < 1:
         raise UsageError(f"{rounds} rounds of sides {', '.join(map(str, sides))}: expected 1 or more each")
     restorers: dict[str, Restorer] = {}
     for precision in PRECISIONS:
-        for backend in installed(precision):
-            restorer = load(task, backend=backend, precision=precision, device="cpu", tell=tell)
+        known = installed(precision)
+        settings = [(task, backend) for backend in known]
+        settings += [(str(file), "torch") for file in files if backend_of(file) in known]
+        for name, backend in settings:
+            restorer = load(name, backend=backend, precision=precision, device="cpu", tell=tell)
             if not isinstance(restorer, Restorer):
-                raise UsageError(f"{task} is several networks; measure those that it uses, such as derain")
-            restorers[f"{backend} {precision}"] = restorer
+                raise UsageError(f"{name} is several networks; measure those that it uses, such as derain")
+            restorers[f"{name} {backend} {precision}"] = restorer
+            if restorer.sha256 != restorers[f"{task} torch fp32"].sha256:
+                raise UsageError(f"{name} has other weights than {task}; export {task} to compare with it")
     for side in sides:
         picture = shades(side)
 
@@ -88,5 +100,5 @@ def bench(
                 side=side,
                 threads=torch.get_num_threads(),
                 seconds=seconds,
-                ratio=found["torch fp32"] / seconds,
+                ratio=found[f"{task} torch fp32"] / seconds,
             )

@@ -545,17 +545,26 @@ def export(
         typer.Option("-o", "--output", help="A .onnx or .xml file; by default MODEL-TASK, here."),
     ] = None,
     model: Model = None,
+    int8: Annotated[
+        str | None,
+        typer.Option(
+            help="For OpenVINO: 1x1 convolutions in 8 bit, scaled by the pictures of this folder, like those to "
+            "be restored."
+        ),
+    ] = None,
 ) -> None:
     """Write a network as a file for ONNX Runtime or OpenVINO, of any height and width, checked against torch."""
     from fairweather.backends import report_of
+    from fairweather.jobs import find_inputs
     from fairweather.loading import export as run
     from fairweather.terminal import say
 
-    done = run(name, output, to=to, model=model)
-    say(
-        f"{done.path}: at most {done.largest_difference:.1e} from torch at {len(done.sizes)} sizes; "
-        f"see {report_of(done.path)}"
-    )
+    pictures = [path for path, _ in find_inputs([int8])] if int8 is not None else []
+    done = run(name, output, to=to, model=model, int8=pictures)
+    near = f"at most {done.largest_difference:.1e} from torch at {len(done.sizes)} sizes"
+    if done.decibels is not None:
+        near = f"int8, {done.decibels:.1f} dB or more from fp32 for the pictures of {int8}"
+    say(f"{done.path}: {near}; see {report_of(done.path)}")
 
 
 # The product itself ----------------------------------------------------------------------------------------------
@@ -566,6 +575,10 @@ def bench(
     task: Annotated[str, typer.Argument(help="dehaze, derain or denoise; or a name of 'models list'.")],
     side: Annotated[
         list[int] | None, typer.Option(help="Of square pictures (again for more); by default 512, 1024.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(help="An exported file to measure as well, such as one in int8 (again for more)."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Times that each setting runs.")] = 5,
     as_json: Json = False,
@@ -580,7 +593,7 @@ def bench(
 
     keep_memory()
     last = 0
-    for m in run(task, sides=side or (512, 1024), rounds=rounds, tell=say):
+    for m in run(task, files=file or (), sides=side or (512, 1024), rounds=rounds, tell=say):
         if as_json:
             print_json(dataclasses.asdict(m) | {"processor": processor()})
             continue
@@ -590,7 +603,7 @@ def bench(
                 f"{m.task} ({m.model}, weights {m.weights_sha256[:12]}), {m.side}x{m.side}, {threads}, {processor()}"
             )
         last = m.side
-        print(f"  {m.backend:9} {m.precision}  {m.seconds:8.3f} s  {m.ratio:5.2f}x")
+        print(f"  {m.backend:9} {m.precision:9}  {m.seconds:8.3f} s  {m.ratio:5.2f}x")
 
 
 @app.command()

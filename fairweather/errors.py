@@ -5,6 +5,7 @@ FairweatherError            exit code 1
 ├── DataError               1   a data set is not what it should be
 ├── UsageError              2   a wrong name, option or combination
 │   └── MissingExtraError   2   an optional part is not installed
+├── BackendError            1   a back end failed at what it was given
 ├── WeightsError            3   weights are missing, damaged, or of another network
 └── OutOfMemoryError        4   not enough memory, even at the smallest tile
 
@@ -53,6 +54,10 @@ class MissingExtraError(UsageError):
         super().__init__(
             f"{feature} needs an optional part: pip install 'fairweather[{extra}]' (in a checkout: '.[{extra}]')"
         )
+
+
+class BackendError(FairweatherError, RuntimeError):
+    """A back end that failed; as torch's own failures, a RuntimeError whose text tells where memory was short."""
 
 
 class WeightsError(FairweatherError):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,14 @@ from torch import Tensor, nn
 
 import fairweather
 from fairweather.backends import (
+    ENOUGH,
     KEY,
     PACKAGES,
     SUFFIXES,
     Exported,
     Facts,
     Kept,
+    backend_of,
     cache_folder,
     check_backend,
     compute,
@@ -42,7 +44,7 @@ from fairweather.backends import (
     open_exported,
     report_of,
 )
-from fairweather.errors import FairweatherError, UsageError, WeightsError
+from fairweather.errors import BackendError, FairweatherError, UsageError, WeightsError
 from fairweather.models import MODELS, restored
 from fairweather.models.cleannet import CleanNet
 from fairweather.models.dcmpnet import DCMPNet
@@ -51,6 +53,9 @@ from fairweather.models.inference import for_inference
 from fairweather.models.layers import pad_to_multiple
 from fairweather.runtime import in_turn
 from fairweather.weights import sha256
+
+if TYPE_CHECKING:
+    from fairweather.quantising import Calibration
 
 Tell = Callable[[str], None]
 
@@ -133,22 +138,27 @@ class Export:
     largest_difference: float
     """From torch at `sizes`, of a range of 1."""
     sizes: tuple[tuple[int, int], ...]
+    decibels: float | None = None
+    """For int8, what the least like picture of those that it was quantised by is from fp32 (PSNR, peak 1)."""
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_exported(net: nn.Module, path: Path, facts: Facts) -> Export:
+def write_exported(
+    net: nn.Module, path: Path, facts: Facts, *, calibration: Calibration | None = None
+) -> Export:
     """Export a network in its inference form, and compare the result with torch; all files are written or none.
 
     Args:
         path: ends in .onnx or .xml, which decides what it is for.
+        calibration: what to quantise by, where `facts` say int8.
 
     Raises:
         FairweatherError: if the network cannot be exported, or the file gives something else than torch.
         OSError: if the folder cannot be written.
     """
-    backend = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+    backend = backend_of(path)
     if facts.model.removeprefix("constyle_").startswith(NOT_EXPORTED):
         raise FairweatherError(
             f"{facts.model} cannot be exported; use --backend torch, or another model (fairweather models list)"
@@ -157,12 +167,21 @@ def write_exported(net: nn.Module, path: Path, facts: Facts) -> Export:
     with _staged(path.parent) as folder:
         part = folder / path.name
         _write_onnx(function, part.with_suffix(".onnx"), facts)
+        if calibration:
+            calibration.quantise(part.with_suffix(".onnx"))
         if backend == "openvino":
             _write_openvino(part, facts)
-        differences = _differences(open_exported(part), function)
+        exported = open_exported(part)
+        differences = _differences(exported, function)
         largest = max(differences.values())
         limit = LARGEST_DIFFERENCE_OF_CHOICES if isinstance(net, CleanNet) else LARGEST_DIFFERENCE
-        if not largest <= limit:
+        decibels = min(calibration.decibels(exported)) if calibration else None
+        if decibels is not None and not decibels >= ENOUGH:
+            raise FairweatherError(
+                f"{facts.model} in int8 is {decibels:.1f} dB from fp32 for the worst of its pictures, at least "
+                f"{ENOUGH:.0f} is taken; leave --int8 out"
+            )
+        if decibels is None and not largest <= limit:
             height, width = max(differences, key=lambda size: differences[size])
             raise FairweatherError(
                 f"{facts.model} exported for {backend} is off by {largest:.1e} from torch at {width} x {height} "
@@ -173,14 +192,16 @@ def write_exported(net: nn.Module, path: Path, facts: Facts) -> Export:
             **facts.__dict__,
             "largest_difference": largest,
             "sizes": SIZES,
-            "versions": _versions(backend),
+            "versions": _versions(*({"onnx", backend} if calibration else {backend})),
             "sha256": {file.name: sha256(file) for file in files},
         }
         report["weights_sha256"] = facts.sha256
+        if calibration:
+            report |= {"pictures": len(calibration.pictures), "decibels_from_fp32": decibels}
         report_of(part).write_text(json.dumps(report, indent=2) + "\n")
         for file in (*files, report_of(part)):
             _place(file, path.with_name(file.name))
-    return Export(path=path, largest_difference=largest, sizes=SIZES)
+    return Export(path=path, largest_difference=largest, sizes=SIZES, decibels=decibels)
 
 
 @contextlib.contextmanager
@@ -269,10 +290,9 @@ def _differences(exported: Exported, function: TensorFunction) -> dict[tuple[int
         pictures = [pad_to_multiple(x, exported.facts.multiple_of) for x in _pictures(exported.facts, *size)]
         try:
             y = exported(*pictures)
-        except RuntimeError as error:
+        except BackendError as error:
             raise FairweatherError(
-                f"{exported.facts.model} cannot be exported for {exported.backend}: it fails at {size[1]} x {size[0]} "
-                f"pixels ({str(error).splitlines()[0][:200]}); use --backend torch"
+                f"{exported.facts.model} cannot be exported: at {size[1]} x {size[0]} pixels, {error}"
             ) from None
         expected = function(*pictures)
         found[size] = float((y - expected).abs().max()) if y.shape == expected.shape else float("inf")

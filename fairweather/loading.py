@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -12,15 +13,16 @@ from torch import nn
 
 from fairweather import weights
 from fairweather.auto import AutoRestorer
-from fairweather.backends import SUFFIXES, Exported, Facts, Kept, check_backend, open_exported
-from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.exporting import Export, exported_for, facts_of, machine, write_exported
+from fairweather.backends import SUFFIXES, Exported, Facts, Kept, check_backend, is_there, open_exported
+from fairweather.errors import MissingExtraError, UsageError, WeightsError, unknown_name
+from fairweather.exporting import Export, exported_for, facts_of, machine, tensor_function, write_exported
 from fairweather.models import MODELS, choose_weights, create_model, from_file
 from fairweather.models.fusionnet import FusionNet
 from fairweather.models.judge import Judge
 from fairweather.models.nitedr import NiteDR
 from fairweather.night import NightRestorer
-from fairweather.pipeline import Restorer
+from fairweather.pipeline import Image, Restorer
+from fairweather.quantising import Calibration
 from fairweather.runtime import usual_device
 
 log = logging.getLogger(__name__)
@@ -138,7 +140,8 @@ def _how(facts: Facts, exported: Exported | None, *, device: str, precision: str
     if precision == "bf16" and facts.sha256:
         backend = exported.backend if exported else "torch"
         versions = machine(*([backend] if exported else []))
-        measured = Kept("bf16", facts.sha256, facts.model, backend, device, *versions)
+        form = f"{backend} int8" if facts.int8 else backend
+        measured = Kept("bf16", facts.sha256, facts.model, form, device, *versions)
     return _How(
         model=facts.model,
         sha256=facts.sha256,
@@ -171,20 +174,30 @@ def _from_exported(
     return NightRestorer(None, usual, **how)
 
 
-def export(name: str, path: str | Path | None = None, *, to: str, model: str | Path | None = None) -> Export:
+def export(
+    name: str,
+    path: str | Path | None = None,
+    *,
+    to: str,
+    model: str | Path | None = None,
+    int8: Sequence[Image] = (),
+) -> Export:
     """Write the network of a task as a file for ONNX Runtime or OpenVINO, of any height and width.
 
     The file says what it is, `load` takes it, and it agrees with torch at 12 sizes; how well is in a .json beside.
 
     Args:
         name, model: as of `load`. For "night", the fusion alone.
-        path: ends in .onnx or .xml; by default MODEL-TASK in the folder we are in. Overwritten.
+        path: ends in .onnx or .xml; by default MODEL-TASK in the folder we are in, with -int8 where it is. Overwritten.
         to: "onnx" or "openvino".
+        int8: pictures like those to be restored, for OpenVINO: 1x1 convolutions then compute in 8 bit, scaled by what
+            comes up in these pictures.
 
     Raises:
-        UsageError: for a wrong name, back end or ending, and for "auto", which is several networks.
-            FairweatherError: if what was exported differs from torch by more than 1e-4; then nothing is written.
-            Others as of `load`.
+        UsageError: for a wrong name, back end or ending, for "auto", which is several networks, and for int8 where
+            it cannot be.
+            FairweatherError: if what was exported differs from torch by more than 1e-4, or one of the pictures in int8
+            by less than 45 dB; then nothing is written. Others as of `load`.
     """
     if to not in SUFFIXES:
         raise unknown_name("back end", to, SUFFIXES)
@@ -200,10 +213,21 @@ def export(name: str, path: str | Path | None = None, *, to: str, model: str | P
         raise UsageError(
             f"{restorer.model} is two networks, one after the other; export cleannet and fusionnet"
         )
-    assert restorer.net is not None
-    facts = facts_of(restorer.net, model=restorer.model, task=restorer.task, sha256=restorer.sha256)
-    target = Path(path or f"{facts.model}-{facts.task}{SUFFIXES[to]}")
-    return write_exported(restorer.net, target, facts)
+    net = restorer.net
+    assert net is not None
+    facts = facts_of(net, model=restorer.model, task=restorer.task, sha256=restorer.sha256)
+    if not int8:
+        return write_exported(net, Path(path or f"{facts.model}-{facts.task}{SUFFIXES[to]}"), facts)
+    if to != "openvino":
+        raise UsageError(f"int8 is for openvino, not for {to}, which is no faster by it; use --to openvino")
+    if len(facts.inputs) > 1:
+        raise UsageError(f"int8 is for networks of one picture, and {facts.model} takes {len(facts.inputs)}")
+    if not is_there("onnxruntime"):
+        raise MissingExtraError("int8", "onnx")
+    calibration = Calibration(int8, tensor_function(net, facts.model), facts)
+    facts = dataclasses.replace(facts, int8=True)
+    target = Path(path or f"{facts.model}-{facts.task}-int8{SUFFIXES[to]}")
+    return write_exported(net, target, facts, calibration=calibration)
 
 
 def _precision(name: str) -> str:

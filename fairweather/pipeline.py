@@ -130,8 +130,8 @@ class Restorer:
             raise ValueError("neither a network nor an exported one")
         self.net = None if net is None else for_inference(net.to(device))
         self.model, self.task, self.sha256 = model, task, sha256
-        self.device, self.precision = device, precision
-        self.exported = exported
+        self.device, self.exported = device, exported
+        self.precision = f"int8+{precision}" if exported and exported.facts.int8 else precision
         self.computation = Computation(model=model, precision=precision, measured=measured)
 
     @property

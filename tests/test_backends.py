@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,19 +14,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny import DCMPNET
+from tiny import DCMPNET, saved
 from torch import Tensor, nn
 
 import fairweather as fw
 from fairweather import backends, cli, exporting, loading
 from fairweather.backends import Computation, Exported, Facts, Kept, open_exported, size_class
-from fairweather.errors import FairweatherError, MissingExtraError, UsageError, WeightsError
+from fairweather.errors import BackendError, FairweatherError, MissingExtraError, UsageError, WeightsError
 from fairweather.exporting import facts_of, kept_export, write_exported
 from fairweather.models.fusionnet import fusionnet_small
 from fairweather.models.inference import for_inference
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
-from fairweather.weights import save_weights
+from fairweather.quantising import Calibration
 
 BOTH = pytest.mark.parametrize("backend", ["onnx", "openvino"])
 SUFFIX = backends.SUFFIXES
@@ -35,21 +36,6 @@ SUFFIX = backends.SUFFIXES
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def saved(folder: Path, *, seed: int = 0, task: str = "derain") -> Path:
-    """Weights of a tiny network that does something to a picture."""
-    torch.manual_seed(seed)
-    net = fw.create_model("nafnet_tiny", encoder_blocks=(1, 0, 1), middle_blocks=0, decoder_blocks=(0, 0, 0))
-    with torch.no_grad():
-        for name, value in net.named_parameters():
-            if name.endswith(("beta", "gamma")):  # blocks start as the identity
-                value.fill_(0.5)
-    path = folder / f"{task}-{seed}.safetensors"
-    arguments = {"encoder_blocks": (1, 0, 1), "middle_blocks": 0, "decoder_blocks": (0, 0, 0)}
-    metadata = {"model": "nafnet_tiny", "task": task, "model_args": json.dumps(arguments)}
-    save_weights(net.state_dict(), path, metadata)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -237,6 +223,73 @@ def test_a_fusion_of_two_pictures_is_exported(backend: str, tmp_path: Path) -> N
     )
     assert fused.backend == backend
     assert not torch.equal(fused.image, visible)
+
+
+@pytest.fixture(scope="session")
+def int8(weights: Path) -> Path:
+    """The same network with 1x1 convolutions in 8 bit."""
+    done = fw.export(
+        str(weights), weights.with_name("net8.xml"), to="openvino", int8=[noise(3, 80, 96), noise(3, 600, 50)]
+    )
+    assert done.decibels is not None
+    return done.path
+
+
+def test_a_network_in_int8_is_near_its_weights_and_says_what_it_is(int8: Path, weights: Path) -> None:
+    picture = noise(3, 65, 90) * 0.8
+    ours, expected = (fw.load(str(path)).restore(picture) for path in (int8, weights))
+    difference = (ours.image - expected.image).square().mean().sqrt()
+    assert 1e-5 < difference < 10 ** (-backends.ENOUGH / 20)  # it is near, and something was rounded
+    assert (ours.precision, ours.backend) == ("int8+fp32", "openvino")
+    assert fw.load(str(int8), precision="bf16").precision == "int8+bf16"
+    assert ours.weights_sha256 == expected.weights_sha256
+    report = json.loads(backends.report_of(int8).read_text())
+    assert report["int8"]
+    assert report["pictures"] == 2
+    assert backends.ENOUGH <= report["decibels_from_fp32"] < 80
+    assert report["versions"].keys() >= {"onnxruntime", "openvino"}
+
+
+def test_only_the_inner_1x1_convolutions_are_quantised(weights: Path, tmp_path: Path) -> None:
+    net, file = fw.load(str(weights)).net, tmp_path / "net.onnx"
+    made = facts_of(net, model="nafnet_tiny", task="derain", sha256="")
+    write_exported(net, file, made)
+    Calibration([noise(3, 64, 64)], exporting.tensor_function(net, "nafnet_tiny"), made).quantise(file)
+    graph = onnx.load(file).graph
+    inputs = {node.output[0]: node.op_type for node in graph.node}
+    weights_of = [inputs.get(node.input[1]) for node in graph.node if node.op_type == "Conv"]
+    points = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert 0 < weights_of.count("DequantizeLinear") == len(points) < len(weights_of)
+
+
+def test_a_network_that_int8_changes_too_much_is_not_written(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "ENOUGH", 150.0)
+    with pytest.raises(FairweatherError, match=r"in int8 is \d\d\.\d dB from fp32 .* at least 150 is taken"):
+        fw.export(str(weights), tmp_path / "net.xml", to="openvino", int8=[noise(3, 64, 64)])
+    assert not [*tmp_path.glob("*net*")]
+
+
+def test_int8_is_refused_where_it_cannot_be(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="int8 is for openvino, not for onnx"):
+        fw.export(str(weights), to="onnx", int8=[noise(3, 9, 9)])
+    with pytest.raises(UsageError, match="networks of one picture, and fusionnet_small takes 2"):
+        fw.export("night", to="openvino", int8=[noise(3, 9, 9)])
+    monkeypatch.setattr(loading, "is_there", lambda package: package != "onnxruntime")
+    with pytest.raises(
+        MissingExtraError, match=r"int8 needs an optional part: pip install 'fairweather\[onnx\]'"
+    ):
+        fw.export(str(weights), to="openvino", int8=[noise(3, 9, 9)])
+
+
+def test_a_back_end_that_fails_says_so_in_one_line(exported: dict[str, Path]) -> None:
+    def fail(inputs: list[np.ndarray], half: bool) -> np.ndarray:
+        raise ValueError("a\nb")
+
+    broken = dataclasses.replace(open_exported(exported["onnx"]), run=fail)
+    with pytest.raises(BackendError, match=r"^onnx failed with ValueError \(a b\); use --precision fp32, or"):
+        broken(noise(1, 3, 8, 8))
 
 
 def test_threads_are_those_of_torch(exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -549,6 +602,21 @@ def test_export_and_backend_on_the_command_line(
     assert run(monkeypatch, "derain", "a.png", "--backend", "onxx") == 2
     assert capsys.readouterr().err.startswith("fairweather: unknown backend 'onxx'; did you mean 'onnx'?")
     assert run(monkeypatch, "export", "derain", "--to", "tflite") == 2
+
+
+def test_int8_on_the_command_line(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fw.images.write_picture(fw.images.Picture(pixels=noise(3, 40, 50)), Path("like/a.png"))  # type: ignore[attr-defined]
+    export = ("export", "derain", "--model", weights, "--to", "openvino", "--int8")
+    assert run(monkeypatch, *export, "like") == 0
+    told = "nafnet_tiny-derain-int8.xml: int8, 5"
+    assert capsys.readouterr().err.startswith(told)
+    assert run(monkeypatch, "derain", "like", "--model", "nafnet_tiny-derain-int8.xml", "-o", "out") == 0
+    assert "nafnet_tiny on cpu (openvino), int8+fp32" in capsys.readouterr().err
+    assert run(monkeypatch, *export, "nowhere") == 2
+    assert capsys.readouterr().err == "fairweather: no such file or folder: nowhere\n"
 
 
 def test_restore_gives_its_back_end_to_the_tasks_that_it_does(monkeypatch: pytest.MonkeyPatch) -> None:

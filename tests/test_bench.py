@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from tiny import saved
+
+import fairweather as fw
 from fairweather.bench import bench
 from fairweather.errors import UsageError
 from fairweather.runtime import in_turn
@@ -22,6 +26,25 @@ def test_every_back_end_is_compared_with_torch(monkeypatch: pytest.MonkeyPatch) 
     assert (first.backend, first.precision, first.ratio) == ("torch", "fp32", 1.0)
     assert (second.precision, second.side) == ("bf16", 64)
     assert second.ratio == pytest.approx(first.seconds / second.seconds)
+
+
+def test_an_exported_file_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "fairweather.bench.installed", lambda precision: ["torch", "onnx"][: 1 + (precision == "fp32")]
+    )
+    monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path))
+    weights, file = str(saved(tmp_path)), tmp_path / "net.onnx"
+    fw.export(weights, file, to="onnx")
+    found = [*bench(weights, files=[file], sides=[64], rounds=1, tell=lambda _: None)]
+    assert [(m.backend, m.precision) for m in found] == [
+        ("torch", "fp32"),
+        ("onnx", "fp32"),
+        ("onnx", "fp32"),
+        ("torch", "bf16"),
+    ]
+    other = str(saved(tmp_path, seed=1))
+    with pytest.raises(UsageError, match=r"net\.onnx has other weights than .*derain-1\.safetensors"):
+        next(bench(other, files=[file], sides=[64], rounds=1, tell=lambda _: None))
 
 
 @pytest.mark.parametrize(("task", "sides"), [("auto", [64]), ("derain", [0])])
