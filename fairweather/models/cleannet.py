@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fairweather.models.inference import convolution, merged_chain, part
+from fairweather.models.layers import Depthwise, depthwise_convolution
 from fairweather.models.restormer import (
     MDTA,
     ChannelUNet,
@@ -90,7 +91,7 @@ def paired_convolution(
     tensor([ 3., 12.])
     """
     # Depthwise, then added: CPUs take three to thirty times as long for the grouped convolution that this is.
-    y = F.conv2d(x, weight.flatten(0, 1)[:, None], padding=weight.shape[-1] // 2, groups=x.shape[1])
+    y = depthwise_convolution(x, weight.flatten(0, 1)[:, None], padding=weight.shape[-1] // 2)
     return y[:, ::2] + y[:, 1::2]
 
 
@@ -113,12 +114,12 @@ class MDFFN(nn.Module):
                 f"expansion is {expansion}, which leaves none of {channels} channels; expected more"
             )
 
-        def conv(k: int, cout: int) -> nn.Conv2d:
-            return nn.Conv2d(2 * f, cout, k, padding=k // 2, groups=cout, bias=False)
+        def pairs(k: int) -> nn.Conv2d:
+            return nn.Conv2d(2 * f, f, k, padding=k // 2, groups=f, bias=False)
 
         self.project_in = nn.Conv2d(channels, 2 * f, 1, bias=False)
-        self.dwconv3x3, self.dwconv5x5 = conv(3, 2 * f), conv(5, 2 * f)
-        self.dwconv3x3_1, self.dwconv5x5_1 = conv(3, f), conv(5, f)
+        self.dwconv3x3, self.dwconv5x5 = Depthwise(2 * f, 3), Depthwise(2 * f, 5)
+        self.dwconv3x3_1, self.dwconv5x5_1 = pairs(3), pairs(5)
         self.project_out = nn.Conv2d(2 * f, channels, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -227,18 +228,15 @@ def experts(channels: int) -> list[nn.Module]:
     """Eight ways to look at a map: separable with k = 1, 3, 5, 7, dilated with k = 3, 5, 7, and the 3x3 mean."""
     c = channels
 
-    def depthwise(k: int, dilation: int = 1) -> nn.Conv2d:
-        return nn.Conv2d(c, c, k, padding=k // 2 * dilation, dilation=dilation, groups=c, bias=False)
-
     def point() -> nn.Conv2d:
         return nn.Conv2d(c, c, 1, bias=False)
 
     return [
         *(
-            nn.Sequential(depthwise(k), point(), nn.ReLU(inplace=True), depthwise(k), point())
+            nn.Sequential(Depthwise(c, k), point(), nn.ReLU(inplace=True), Depthwise(c, k), point())
             for k in (1, 3, 5, 7)
         ),
-        *(nn.Sequential(depthwise(k, dilation=2), point()) for k in (3, 5, 7)),
+        *(nn.Sequential(Depthwise(c, k, dilation=2), point()) for k in (3, 5, 7)),
         nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
     ]
 

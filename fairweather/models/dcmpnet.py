@@ -35,7 +35,7 @@ from fairweather.models.inference import (
     stacked,
     without_batch_norms,
 )
-from fairweather.models.layers import at_least_float32, over_picture, pad_to_multiple
+from fairweather.models.layers import Depthwise, at_least_float32, over_picture, pad_to_multiple
 
 Reconstruction = Literal["residual", "scattering"]
 SMALLEST = 28
@@ -175,7 +175,7 @@ class LEGMBlock(nn.Module):
         super().__init__()
         hidden = int(channels * ratio)
         self.value = nn.Conv2d(channels, channels, 1)
-        self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, padding_mode="reflect")
+        self.local = Depthwise(channels, 5, bias=True, padding_mode="reflect")
         self.norm = RLN(channels) if heads else None
         self.query_key = nn.Conv2d(channels, 2 * channels, 1) if heads else None
         self.attention = WindowAttention(heads, window, window // 2 if shift else 0) if heads else None

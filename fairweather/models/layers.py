@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -29,6 +32,89 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         # In channels-last memory both permutations are free and the norm reads contiguous rows.
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def depthwise_convolution(
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c 1 k k"],
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    padding: int,
+    dilation: int = 1,
+) -> Float[Tensor, "b c h2 w2"]:
+    """Each channel with a kernel of its own; padded with zeros, by no more than the kernel reaches.
+
+    In training in bf16 on a CPU large or dilated kernels have gradients of our own: oneDNN's take up to ten times as
+    long as a convolution with the mirrored kernel (of the map) and four times as long as in fp32 (of the kernels).
+
+    >>> depthwise_convolution(torch.ones(1, 2, 3, 3), torch.ones(2, 1, 5, 5), padding=2)[0, :, 1, 1]
+    tensor([9., 9.])
+    """
+    large = weight.shape[-1] > 3 or (weight.shape[-1] > 1 and dilation > 1)
+    if large and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
+        half = torch.get_autocast_dtype("cpu")
+        y: Tensor = _Depthwise.apply(x.to(half), weight.to(half), padding, dilation)  # type: ignore[no-untyped-call]
+        return y if bias is None else y + bias.to(half)[:, None, None]
+    return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=x.shape[1])
+
+
+class _Depthwise(torch.autograd.Function):
+    """The same with gradients of our own; that of the kernels, in fp32, is the more exact one, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.how = padding, {"dilation": dilation, "groups": x.shape[1]}
+        return F.conv2d(x, weight, padding=padding, **ctx.how)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        needed, of_x, of_weight = ctx.needs_input_grad, None, None
+        if needed[0]:
+            reach = (weight.shape[-1] - 1) * ctx.how["dilation"]
+            of_x = F.conv2d(gradient, weight.flip(2, 3), padding=reach - ctx.padding, **ctx.how)
+        if needed[1]:
+            exact = x.float(), weight.shape, gradient.float()
+            of_weight = conv2d_weight(*exact, padding=ctx.padding, **ctx.how)  # type: ignore[no-untyped-call]
+            of_weight = of_weight.to(weight.dtype)
+        return of_x, of_weight, None, None
+
+
+class Depthwise(nn.Conv2d):
+    """A depthwise convolution that keeps the size, by `depthwise_convolution`; arguments as of `nn.Conv2d`.
+
+    >>> Depthwise(4, 5, padding_mode="reflect")(torch.rand(1, 4, 3, 3)).shape
+    torch.Size([1, 4, 3, 3])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        dilation: int = 1,
+        bias: bool = False,
+        padding_mode: Literal["zeros", "reflect"] = "zeros",
+    ) -> None:
+        super().__init__(
+            channels,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
+            groups=channels,
+            bias=bias,
+            padding_mode=padding_mode,
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        padding = int(self.padding[0])
+        if self.padding_mode != "zeros":
+            x = F.pad(x, (padding,) * 4, mode=self.padding_mode)
+            padding = 0
+        return depthwise_convolution(x, self.weight, self.bias, padding=padding, dilation=self.dilation[0])
 
 
 def pad_to_multiple(
