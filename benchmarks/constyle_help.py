@@ -170,7 +170,7 @@ def draw(results: list[dict[str, Any]], file: Path) -> None:
                         label=network,
                         marker=".",
                     )
-            panel.set_title(f"{ailment}, {losses} losses", fontsize=10)
+            panel.set_title(f"{ailment}, {losses.replace('ours', 'our')} losses", fontsize=10)
             panel.grid(alpha=0.3)
     for panel in panels[-1]:
         panel.set_xlabel("steps")
