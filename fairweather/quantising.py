@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fairweather.backends import Exported, Facts
+from fairweather.errors import FairweatherError
 from fairweather.metrics.psnr import psnr
 from fairweather.pipeline import Image, Restorer, to_picture
 
@@ -69,7 +70,11 @@ class Calibration:
         return [float(psnr(y[None], x[None])) for y, x in zip(made, self.expected, strict=True)]
 
     def quantise(self, path: Path) -> None:
-        """Quantise a network, an .onnx file, in its place."""
+        """Quantise a network, an .onnx file, in its place.
+
+        Raises:
+            FairweatherError: if it has no 1x1 convolution but the first and the last.
+        """
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -84,6 +89,10 @@ class Calibration:
             sides = {weight.name: tuple(weight.dims[2:]) for weight in graph.initializer}
             convolutions = [node for node in graph.node if node.op_type == "Conv"]
             inner = [node.name for node in convolutions[1:-1] if sides.get(node.input[1]) == (1, 1)]
+            if not inner:  # the library would take them all
+                raise FairweatherError(
+                    "there is no 1x1 convolution that int8 could make faster; leave --int8 out"
+                )
             quantize_static(
                 prepared,
                 path,

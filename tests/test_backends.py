@@ -262,6 +262,17 @@ def test_only_the_inner_1x1_convolutions_are_quantised(weights: Path, tmp_path: 
     assert 0 < weights_of.count("DequantizeLinear") == len(points) < len(weights_of)
 
 
+def test_a_network_without_1x1_convolutions_is_not_quantised(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 3, 1))
+    write_exported(net, tmp_path / "net.onnx", facts())
+    backends.report_of(tmp_path / "net.onnx").unlink()
+    written = (tmp_path / "net.onnx").read_bytes()
+    with pytest.raises(FairweatherError, match="no 1x1 convolution that int8 could make faster"):
+        Calibration([noise(3, 8, 8)], net, facts()).quantise(tmp_path / "net.onnx")
+    assert [*tmp_path.iterdir()] == [tmp_path / "net.onnx"]
+    assert (tmp_path / "net.onnx").read_bytes() == written
+
+
 def test_a_network_that_int8_changes_too_much_is_not_written(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
