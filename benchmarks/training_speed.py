@@ -89,9 +89,7 @@ def measure(config: TrainConfig, setting: Setting = OURS, *, steps: int = 8) -> 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(
-        module, DataLoader(patches, batch_sampler=Steps(batch=config.batch, stages=config.progressive))
-    )
+    trainer.fit(module, DataLoader(patches, batch_sampler=numbers))
     return statistics.median(b - a for a, b in zip(times.ends[1:], times.ends[2:], strict=False))
 
 

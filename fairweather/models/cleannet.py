@@ -211,11 +211,10 @@ def rows(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
     return convolution(conv.weight.double()[chosen], bias, like=conv)
 
 
-def depthwise(weight: Float[Tensor, "c 1 k k"]) -> nn.Conv2d:
+def depthwise(weight: Float[Tensor, "c 1 k k"]) -> Depthwise:
     """A depthwise convolution of these weights that keeps the size."""
-    c, _, k, _ = weight.shape
-    conv = nn.Conv2d(c, c, k, padding=k // 2, groups=c, bias=False, dtype=weight.dtype, device=weight.device)
-    conv.requires_grad_(False).weight.copy_(weight)
+    conv = Depthwise(weight.shape[0], weight.shape[-1]).to(weight).requires_grad_(False)
+    conv.weight.copy_(weight)
     return conv
 
 
