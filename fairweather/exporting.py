@@ -163,7 +163,7 @@ def write_exported(
         raise FairweatherError(
             f"{facts.model} cannot be exported; use --backend torch, or another model (fairweather models list)"
         )
-    function = tensor_function(net, facts.model).eval()
+    function = tensor_function(for_inference(net), facts.model).eval()
     with _staged(path.parent) as folder:
         part = folder / path.name
         _write_onnx(function, part.with_suffix(".onnx"), facts)
@@ -321,7 +321,7 @@ def kept_export(net: nn.Module, facts: Facts, backend: str, *, tell: Tell) -> Ex
     tell(f"exporting {facts.model} for {backend} into {folder.parent}, once")
     try:
         with _staged(folder.parent) as stage:
-            write_exported(for_inference(net), stage / file.name, facts)
+            write_exported(net, stage / file.name, facts)
             with contextlib.suppress(OSError):  # another process was faster
                 os.rename(stage, folder)
                 stage.mkdir()  # for its clean-up

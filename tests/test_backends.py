@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def test_an_exported_file_restores_as_its_weights_do(
     assert (expected.image - picture).abs().max() > 0.01 or size == (1, 1)
     assert (ours.backend, expected.backend) == (backend, "torch")
     assert (ours.model, ours.task, ours.weights_sha256) == ("nafnet_tiny", "derain", expected.weights_sha256)
+
+
+def test_an_exported_file_holds_the_inference_form_without_copies_of_maps(exported: dict[str, Path]) -> None:
+    operations = Counter(node.op_type for node in onnx.load(exported["onnx"]).graph.node)
+    # The plain form cuts maps in two, and norms in torch's form turn them twice.
+    assert not operations["Split"]
+    assert operations["Transpose"] == 1  # of the numbers that say how wide to pad
+    assert (
+        operations["ReduceL2"] == 2 * operations["ReduceMean"] // 3 == 4
+    )  # two norms and a mean in each block
 
 
 @BOTH

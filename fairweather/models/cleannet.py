@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fairweather.models.inference import convolution, merged_chain, part
+from fairweather.models.inference import columns, convolution, merged_chain, part, rows
 from fairweather.models.layers import Depthwise, depthwise_convolution
 from fairweather.models.restormer import (
     MDTA,
@@ -134,93 +134,86 @@ class MDFFN(nn.Module):
         out: Tensor = self.project_out(torch.cat((y3, y5), dim=1))
         return out
 
-    def inference_form(self) -> PairedMDFFN:
-        return PairedMDFFN(self)
+
+class SparseBlock(TransformerBlock):
+    """Restormer's block, with TSSA and MDFFN."""
+
+    def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
+        super().__init__(channels, attn=TSSA(channels, num_heads), ffn=MDFFN(channels, expansion))
+
+    def inference_form(self) -> nn.Module:
+        return PairedBlock(self)
 
 
-class PairedMDFFN(nn.Module):
-    """The inference form of MDFFN: its hidden channels in another order, so that nothing is joined or interleaved.
+class PairedBlock(nn.Module):
+    """The inference form of SparseBlock: hidden channels in an order in which nothing is joined or cut."""
 
-    Each half of the hidden channels is a map of its own, its even channels before its odd ones. The channels that
-    make a pair then lie in two runs, and the exit takes each branch's pairs as they come. The pair that is mixed where
-    the hidden channels are odd in number goes by itself.
-    """
-
-    def __init__(self, plain: MDFFN) -> None:
+    def __init__(self, plain: SparseBlock) -> None:
         super().__init__()
-        f = plain.project_in.out_channels // 2
-        order = torch.cat((torch.arange(0, f, 2), torch.arange(1, f, 2)))
-        self.halves = nn.ModuleList(
-            PairedHalf(
-                entry=rows(plain.project_in, half * f + order),
-                near=depthwise(plain.dwconv3x3.weight[half * f + order]),
-                far=depthwise(plain.dwconv5x5.weight[half * f + order]),
-                # Channel i of a pair's weights belongs to channel i of the 3x3 branch beside the 5x5 branch.
-                near_pairs=depthwise(pairs.weight.flatten(0, 1)[:, None][order]),
-                far_pairs=depthwise(pairs.weight.flatten(0, 1)[:, None][f + order]),
-                exit=part(plain.project_out, half * f, half * f + f),
-            )
-            for half, pairs in enumerate((plain.dwconv3x3_1, plain.dwconv5x5_1))
-        )
+        self.norm1, self.attn, self.norm2 = plain.norm1, plain.attn, plain.norm2
+        assert isinstance(plain.ffn, MDFFN)
+        self.halves = nn.ModuleList(PairedHalf(plain.ffn, half) for half in (0, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        first, second = self.halves
-        out: Tensor = first(x) + second(x)
-        return out
+        x = x + self.attn(self.norm1(x))
+        y = self.norm2(x)
+        for half in self.halves:
+            x = half(y, onto=x)
+        return x
 
 
 class PairedHalf(nn.Module):
-    """One half of the hidden channels, f of them, from the entry of an MDFFN to its exit."""
+    """One half of the hidden channels of an MDFFN, f of them, from the entry to the exit.
 
-    def __init__(
-        self,
-        *,
-        entry: nn.Conv2d,
-        near: nn.Conv2d,
-        far: nn.Conv2d,
-        near_pairs: nn.Conv2d,
-        far_pairs: nn.Conv2d,
-        exit: nn.Conv2d,
-    ) -> None:
+    The two branches make 2f answers of them, the 3x3 branch's f before the 5x5 branch's, and pair i is of the answers
+    2i and 2i + 1. The first and the second of all pairs are maps of their own here, for each branch. Where f is odd,
+    the 3x3 branch's last answer belongs to the 5x5 branch's first: its kernel goes there, with a border of 0.
+    """
+
+    def __init__(self, plain: MDFFN, half: int) -> None:
         super().__init__()
-        f, n = entry.out_channels, entry.out_channels // 2
-        self.entry, self.near, self.far = entry, near, far
-        self.near_pairs, self.far_pairs = near_pairs, far_pairs
-        self.near_exit, self.far_exit = part(exit, 0, n), part(exit, f - n, f)
-        self.mixed_exit = part(exit, n, n + 1) if f % 2 else None
+        f = plain.project_in.out_channels // 2
+        hidden = torch.arange(half * f, half * f + f)
+        near, far = (rows(conv, hidden) for conv in (plain.dwconv3x3, plain.dwconv5x5))
+        bordered = torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight))
+        both = convolution(bordered.double(), None, like=far, groups=2 * f)
+        pairs = (plain.dwconv3x3_1, plain.dwconv5x5_1)[half].weight.double().flatten(0, 1)[:, None]
+        unpaired = convolution(pairs, None, like=(near, far)[half], groups=2 * f)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        y: Tensor = self.entry(x)
-        near: Tensor = self.near_pairs(F.relu(self.near(y), inplace=True))
-        far: Tensor = self.far_pairs(F.relu(self.far(y), inplace=True))
-        n = y.shape[1] // 2
-        evens = y.shape[1] - n
-        # The first even channel of the 5x5 branch belongs to the last of the 3x3 branch where there is one more.
-        skip = evens - n
-        near_paired = (near[:, :n] + near[:, evens:]).relu_()
-        far_paired = (far[:, skip:evens] + far[:, evens:]).relu_()
-        out: Tensor = self.near_exit(near_paired) + self.far_exit(far_paired)
-        if self.mixed_exit is not None:
-            out = out + self.mixed_exit((near[:, n:evens] + far[:, :1]).relu_())
-        return out
+        n = f // 2
+        places = -(-(f - n) // 16) * 16  # of a map: kernels like multiples of 16
 
+        def padded(numbers: Int64[Tensor, " n"]) -> Int64[Tensor, " places"]:
+            """With what gives 0 in `rows` and `columns`."""
+            return F.pad(numbers, (0, places - len(numbers)), value=-1)
 
-def rows(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
-    """A convolution's outputs of these numbers, in this order."""
-    bias = None if conv.bias is None else conv.bias.double()[chosen]
-    return convolution(conv.weight.double()[chosen], bias, like=conv)
+        def entry(answers: Int64[Tensor, " n"]) -> nn.Conv2d:
+            return rows(plain.project_in, padded(hidden[answers % f]))
 
+        def branch(first: nn.Conv2d, answers: Int64[Tensor, " n"]) -> nn.Sequential:
+            """Up to the sum over the pair."""
+            return nn.Sequential(
+                rows(first, padded(answers)), nn.ReLU(inplace=True), rows(unpaired, padded(answers))
+            )
 
-def depthwise(weight: Float[Tensor, "c 1 k k"]) -> Depthwise:
-    """A depthwise convolution of these weights that keeps the size."""
-    conv = Depthwise(weight.shape[0], weight.shape[-1]).to(weight).requires_grad_(False)
-    conv.weight.copy_(weight)
-    return conv
+        of_pairs = torch.arange(2 * f).view(f, 2).T  # the first ones, the second ones
+        (near1, near2), (far1, far2) = of_pairs[:, :n], of_pairs[:, n:]
+        self.evens, self.odds = entry(torch.arange(0, f, 2)), entry(torch.arange(1, f, 2))
+        self.others = entry(far1) if f % 2 else None
+        self.near1, self.near2 = branch(near, near1), branch(near, near2)
+        self.far1, self.far2 = branch(both, far1), branch(both, far2)
+        self.near_exit = columns(plain.project_out, padded(hidden[:n]))
+        self.far_exit = columns(plain.project_out, padded(hidden[n:]))
 
-
-def sparse_block(channels: int, num_heads: int, expansion: float) -> TransformerBlock:
-    """Restormer's block, with TSSA and MDFFN."""
-    return TransformerBlock(channels, attn=TSSA(channels, num_heads), ffn=MDFFN(channels, expansion))
+    def forward(
+        self, x: Float[Tensor, "b c h w"], onto: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """What the half gives to the sum, added to `onto` in place."""
+        evens, odds = self.evens(x), self.odds(x)
+        near = self.near1(evens).add_(self.near2(odds)).relu_()
+        first, second = (evens, odds) if self.others is None else (self.others(x), evens)
+        far = self.far1(first).add_(self.far2(second)).relu_()
+        return onto.add_(self.near_exit(near)).add_(self.far_exit(far))
 
 
 def experts(channels: int) -> list[nn.Module]:
@@ -342,7 +335,7 @@ class CleanNet(ChannelUNet):
         check_width(width)
 
         def stage(size: int, channels: int) -> nn.Sequential:
-            blocks = (sparse_block(channels, num_heads[size], expansion) for _ in range(num_blocks[size]))
+            blocks = (SparseBlock(channels, num_heads[size], expansion) for _ in range(num_blocks[size]))
             return nn.Sequential(*blocks)
 
         super().__init__(

@@ -146,8 +146,8 @@ class WindowAttention(nn.Module):
         (b, _, h, w), s, k, c = like.shape, self.shift, self.window, windows.shape[-1]
         rows, columns = self._number(h), self._number(w)
         parts = windows.view(b, rows, columns, k, k, c).transpose(2, 3)
-        x = parts.reshape(b, rows * k, columns * k, c).permute(0, 3, 1, 2)
-        return x[..., s : s + h, s : s + w]
+        x = parts.reshape(b, rows * k, columns * k, c)[:, s : s + h, s : s + w]
+        return x.permute(0, 3, 1, 2)
 
     def _number(self, side: int) -> int:
         """Windows along a side."""
@@ -270,8 +270,10 @@ class _AttentionBlock(nn.Module):
         qkv = torch.baddbmm(shift, windows.view(b, number * n // b, c), self.weight / sigma)
         attended = self.attention.joined(self.attention.attend(qkv.view(number, n, 3 * c)), x)
         local: Tensor = self.local(self.value(x))
+        # With channels last, as both lie in memory: other libraries would copy one to the other's order.
+        attended, local = (t.permute(0, 2, 3, 1) for t in (attended, local))
         z = torch.addcmul(attended, local, (1 / sigma)[..., None].to(local.dtype))
-        y = torch.baddbmm(proj_shift, z.permute(0, 2, 3, 1).flatten(1, 2), self.proj * rescale)
+        y = torch.baddbmm(proj_shift, z.flatten(1, 2), self.proj * rescale)
         x = x + y.view(b, h, w, c).permute(0, 3, 1, 2)
         out: Tensor = x + self.mlp(x)
         return out
@@ -598,18 +600,25 @@ class _DRDB(nn.Module):
 
     def __init__(self, block: DRDB) -> None:
         super().__init__()
-        self.dense, self.mix = block.dense, block.mix
+        self.dense, self.last = block.dense[:-1], block.dense[-1]
+        assert isinstance(self.last, nn.Conv2d)
+        n = block.mix.in_channels - self.last.out_channels
+        self.mix, self.mix_last = part(block.mix, 0, n), part(block.mix, n, block.mix.in_channels)
+        set_bias(self.mix_last, bias_of(block.mix))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         maps = x
         for conv in self.dense:
             maps = _joined(maps, conv(maps).relu_())
-        out: Tensor = self.mix(maps).relu_() + x
+        mixed = self.mix(maps).add_(self.mix_last(self.last(maps).relu_()))  # the longest join is spared
+        out: Tensor = mixed.relu_() + x
         return out
 
 
 def _joined(*maps: Tensor) -> Float[Tensor, "b c h w"]:
     """Maps side by side in channels-last memory, which one map of one channel would make `torch.cat` forget."""
+    if torch.onnx.is_in_onnx_export():  # other libraries would copy the maps for each permutation
+        return torch.cat(maps, dim=1)
     return torch.cat([x.permute(0, 2, 3, 1) for x in maps], dim=-1).permute(0, 3, 1, 2)
 
 
@@ -671,6 +680,43 @@ class DoubleConv(nn.Sequential):
         return layers
 
 
+class UpConv(DoubleConv):
+    """DoubleConv on a skip beside as many channels of the smaller map, enlarged."""
+
+    def forward(  # type: ignore[override]
+        self, small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h2 w2"]
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        y = torch.cat((skip, _enlarged(small, skip)), dim=1)
+        for layer in self:
+            y = layer(y)
+        return y
+
+    def inference_form(self) -> nn.Module:
+        """As of DoubleConv, and the maps are not joined."""
+        return _UpConv(self)
+
+
+class _UpConv(nn.Module):
+    """The inference form of UpConv."""
+
+    def __init__(self, plain: UpConv) -> None:
+        super().__init__()
+        layers = without_batch_norms(plain)
+        conv = layers[0]
+        assert isinstance(conv, nn.Conv2d)
+        n = conv.in_channels // 2
+        self.skip, self.small = part(conv, 0, n), part(conv, n, 2 * n)
+        set_bias(self.skip, bias_of(conv))
+        self.layers = layers[1:]
+        _in_place(self.layers)
+
+    def forward(
+        self, small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h2 w2"]
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        out: Tensor = self.layers(self.skip(skip).add_(self.small(_enlarged(small, skip))))
+        return out
+
+
 class UNet(nn.Module):
     """The feature extractor beside the encoder: a U-Net whose last three decoder maps are its result.
 
@@ -686,7 +732,7 @@ class UNet(nn.Module):
             DoubleConv(i, o) for i, o in ((w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w), (8 * w, 8 * w))
         )
         self.ups = nn.ModuleList(
-            DoubleConv(i, o) for i, o in ((16 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, w))
+            UpConv(i, o) for i, o in ((16 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, w))
         )
         self.exit = nn.Conv2d(w, 3, 1)
 
@@ -700,17 +746,18 @@ class UNet(nn.Module):
         y = maps.pop()
         results: list[Tensor] = []
         for up in self.ups:
-            y = up(_join(y, maps.pop()))
+            y = up(y, maps.pop())
             results.append(y)
         return results[1], results[2], self.exit(y)
 
 
-def _join(small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c2 h2 w2"]) -> Float[Tensor, "b c3 h2 w2"]:
-    """The skip, then the small map enlarged twice and padded with zeros to the skip's size."""
+def _enlarged(
+    small: Float[Tensor, "b c h w"], like: Float[Tensor, "b c2 h2 w2"]
+) -> Float[Tensor, "b c h2 w2"]:
+    """A map enlarged twice and padded with zeros to the size of another."""
     large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=True)
-    rows, columns = skip.shape[-2] - large.shape[-2], skip.shape[-1] - large.shape[-1]
-    large = F.pad(large, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-    return torch.cat((skip, large), dim=1)
+    rows, columns = like.shape[-2] - large.shape[-2], like.shape[-1] - large.shape[-1]
+    return F.pad(large, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
 class Haze(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -134,7 +134,31 @@ def merged_through_shuffle(up: nn.Conv2d, mix: nn.Conv2d) -> nn.Conv2d:
 
 def part(conv: nn.Conv2d, first: int, end: int) -> nn.Conv2d:
     """What a convolution does with its inputs `first` to `end` (exclusive), without its bias."""
-    return convolution(conv.weight.double()[:, first:end], None, like=conv)
+    return columns(conv, torch.arange(first, end))
+
+
+def rows(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
+    """The outputs of a dense or depthwise convolution that have these numbers, in this order, where -1 gives 0.
+
+    A depthwise one takes inputs in the same order.
+    """
+    weight, bias = conv.weight.double(), bias_of(conv)
+    weight, bias = (torch.cat((x, torch.zeros_like(x[:1])))[chosen] for x in (weight, bias))
+    groups = 1 if conv.groups == 1 else len(chosen)
+    return convolution(weight, None if conv.bias is None else bias, like=conv, groups=groups)
+
+
+def columns(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
+    """What a dense convolution does with its inputs of these numbers, in this order, without its bias; -1 is none."""
+    weight = conv.weight.double()
+    weight = torch.cat((weight, torch.zeros_like(weight[:, :1])), dim=1)[:, chosen]
+    return convolution(weight, None, like=conv)
+
+
+def halves(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The first and the second half of the outputs, each as a convolution: cutting a map in two would copy it."""
+    n = conv.out_channels // 2
+    return rows(conv, torch.arange(n)), rows(conv, torch.arange(n, 2 * n))
 
 
 def mixed(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -155,17 +179,22 @@ def stacked(*convs: nn.Conv2d) -> nn.Conv2d:
 
 
 def convolution(
-    weight: Float64[Tensor, "out cin kh kw"], bias: Float64[Tensor, " out"] | None, *, like: nn.Conv2d
+    weight: Float64[Tensor, "out cin kh kw"],
+    bias: Float64[Tensor, " out"] | None,
+    *,
+    like: nn.Conv2d,
+    groups: int | None = None,
 ) -> nn.Conv2d:
-    """A convolution of these weights, with the stride, padding, dilation and precision of another."""
+    """A convolution of these weights; its stride, padding, dilation, precision, perhaps groups are those of another."""
+    groups = groups or like.groups
     made = nn.Conv2d(
-        weight.shape[1] * like.groups,
+        weight.shape[1] * groups,
         weight.shape[0],
         tuple(weight.shape[2:]),  # type: ignore[arg-type]
         stride=like.stride,  # type: ignore[arg-type]
         padding=like.padding,  # type: ignore[arg-type]
         dilation=like.dilation,  # type: ignore[arg-type]
-        groups=like.groups,
+        groups=groups,
         bias=bias is not None,
         padding_mode=like.padding_mode,
         device=like.weight.device,

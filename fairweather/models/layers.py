@@ -30,6 +30,12 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if torch.onnx.is_in_onnx_export():  # other libraries would copy the map for each permutation
+            x = x - x.mean(dim=1, keepdim=True)
+            length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+            scale = (length.square() / x.shape[1] + self.eps).rsqrt()
+            y: Tensor = x * scale * self.weight[:, None, None] + self.bias[:, None, None]
+            return y
         # In channels-last memory both permutations are free and the norm reads contiguous rows.
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 

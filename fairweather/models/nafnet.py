@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.inference import bias_of, set_bias
+from fairweather.models.inference import bias_of, halves, set_bias
 from fairweather.models.layers import LayerNorm2d, pad_to_multiple
 
 
@@ -68,7 +68,9 @@ class NAFBlock(nn.Module):
         return x + _scaled(self.conv5, self.gamma, y)
 
     def inference_form(self) -> nn.Module:
-        """beta and gamma go into the convolutions before them; the norms stay, which are slower without their scale."""
+        """beta and gamma go into the convolutions before them, and the factors of a gate are maps of their own; the
+        norms stay, which are slower without their scale.
+        """
         return _NAFBlock(self)
 
 
@@ -77,18 +79,21 @@ class _NAFBlock(nn.Module):
 
     def __init__(self, block: NAFBlock) -> None:
         super().__init__()
-        self.norm1, self.conv1, self.conv2 = block.norm1, block.conv1, block.conv2
-        self.attention, self.conv3 = block.attention, block.conv3
-        self.norm2, self.conv4, self.conv5 = block.norm2, block.conv4, block.conv5
+        self.norm1, self.norm2, self.attention = block.norm1, block.norm2, block.attention
+        self.depthwise1, self.depthwise2 = (
+            nn.Sequential(*convs) for convs in zip(halves(block.conv1), halves(block.conv2), strict=True)
+        )
+        self.gate1, self.gate2 = halves(block.conv4)
+        self.conv3, self.conv5 = block.conv3, block.conv5
         for conv, scale in ((self.conv3, block.beta), (self.conv5, block.gamma)):
             set_bias(conv, bias_of(conv) * scale.double().flatten())
             conv.weight.copy_(conv.weight.double() * scale.double().view(-1, 1, 1, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.conv3(self.attention(y))
-        y = simple_gate(self.conv4(self.norm2(x)))
-        out: Tensor = x + self.conv5(y)
+        y = self.norm1(x)
+        x = x + self.conv3(self.attention(self.depthwise1(y) * self.depthwise2(y)))
+        y = self.norm2(x)
+        out: Tensor = x + self.conv5(self.gate1(y) * self.gate2(y))
         return out
 
 

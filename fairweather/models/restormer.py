@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
+from fairweather.models.inference import halves, rows
 from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
 
 
@@ -33,8 +34,16 @@ def cosines(q: Float[Tensor, "b heads i n"], k: Float[Tensor, "b heads j n"]) ->
     """
     with torch.autocast(q.device.type, enabled=False):
         q, k = at_least_float32(q), at_least_float32(k)
-        length_q, length_k = (t.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt() for t in (q, k))
-        return q @ k.mT / length_q / length_k.mT  # products, not maps, are divided: two passes less
+        return q @ k.mT / _lengths(q) / _lengths(k).mT  # products, not maps, are divided: two passes less
+
+
+def _lengths(x: Float[Tensor, "b heads i n"]) -> Float[Tensor, "b heads i 1"]:
+    if (
+        torch.onnx.is_in_onnx_export()
+    ):  # one operation there, but slow in torch for maps in channels-last memory
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return length.clamp_min(1e-12)
+    return x.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt()
 
 
 class MDTA(nn.Module):
@@ -59,17 +68,38 @@ class MDTA(nn.Module):
         self.qkv = nn.Conv2d(c, 3 * c, 1, bias=False)
         self.qkv_dwconv = nn.Conv2d(3 * c, 3 * c, 3, padding=1, groups=3 * c, bias=False)
         self.project_out = nn.Conv2d(c, c, 1, bias=False)
+        self.query_key: nn.Module | None = None  # of the inference form
+        self.value: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
-        qkv: Tensor = self.qkv_dwconv(self.qkv(x))
-        q, k, v = qkv.reshape(b, 3, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
+        query_key, v = self.maps(x)
+        q, k = query_key.reshape(b, 2, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
         attention = self.attention(cosines(q, k) * self.temperature).to(v.dtype)  # b heads i j
         project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
         # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
         weights = torch.einsum("ogi,bgij->bogj", project, attention).flatten(2)  # b o c
-        out = v.flatten(1, 2).mT @ weights.mT  # b h*w o, as channels-last memory has it
+        out = v.permute(0, 2, 3, 1).flatten(1, 2) @ weights.mT  # b h*w o, as channels-last memory has it
         return out.mT.reshape(x.shape)
+
+    def maps(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b 2*c h w"], Float[Tensor, "b c h w"]]:
+        """Queries and keys side by side, and values."""
+        if self.query_key is not None and self.value is not None:
+            return self.query_key(x), self.value(x)
+        qkv: Tensor = self.qkv_dwconv(self.qkv(x))
+        return qkv[:, : 2 * x.shape[1]], qkv[:, 2 * x.shape[1] :]
+
+    def inference_form(self) -> nn.Module:
+        """The values are a map of their own: cut from the others it would be copied."""
+        c = self.project_out.out_channels
+        self.query_key, self.value = (
+            nn.Sequential(rows(self.qkv, part), rows(self.qkv_dwconv, part))
+            for part in (torch.arange(2 * c), torch.arange(2 * c, 3 * c))
+        )
+        self.qkv = self.qkv_dwconv = nn.Identity()  # type: ignore[assignment]
+        return self
 
     def attention(self, logits: Float[Tensor, "b heads i j"]) -> Float[Tensor, "b heads i j"]:
         """How much each channel takes from each other one."""
@@ -98,6 +128,26 @@ class GDFN(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
         out: Tensor = self.project_out(F.gelu(gate) * value)
+        return out
+
+    def inference_form(self) -> nn.Module:
+        """Both halves are maps of their own."""
+        return _GDFN(self)
+
+
+class _GDFN(nn.Module):
+    """The inference form of GDFN."""
+
+    def __init__(self, plain: GDFN) -> None:
+        super().__init__()
+        self.gate, self.value = (
+            nn.Sequential(*convs)
+            for convs in zip(halves(plain.project_in), halves(plain.dwconv), strict=True)
+        )
+        self.project_out = plain.project_out
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        out: Tensor = self.project_out(F.gelu(self.gate(x)) * self.value(x))
         return out
 
 

@@ -15,11 +15,11 @@ from fairweather.models.cleannet import (
     TSSA,
     AgMoE,
     CleanNet,
+    SparseBlock,
     cleannet_small,
     paired_convolution,
     published_cleannet,
     sparse_attention,
-    sparse_block,
 )
 
 TINY: dict[str, Any] = {"width": 4, "num_blocks": (1, 1, 1, 1), "num_steps": 2}
@@ -49,7 +49,7 @@ def test_every_parameter_receives_a_gradient() -> None:
 
 
 def test_black_pictures_have_finite_gradients() -> None:
-    block, x = sparse_block(8, 2, 2.66), torch.zeros(1, 8, 4, 4, requires_grad=True)
+    block, x = SparseBlock(8, 2, 2.66), torch.zeros(1, 8, 4, 4, requires_grad=True)
     block(x).sum().backward()
     gradients = [x.grad, *(p.grad for p in block.parameters())]
     assert all(g is None or g.isfinite().all() for g in gradients)

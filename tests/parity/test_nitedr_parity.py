@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fairweather as fw
 from fairweather.losses.fusion import refinement_terms
-from fairweather.models.cleannet import MDFFN, TSSA, AgMoE, published_cleannet, sparse_block
+from fairweather.models.cleannet import MDFFN, TSSA, AgMoE, SparseBlock, published_cleannet
 from fairweather.models.fusionnet import (
     Cascade,
     FusionNet,
@@ -169,7 +169,7 @@ def test_mdffn_equals_the_original() -> None:
 
 @torch.inference_mode()
 def test_transformer_block_equals_the_original() -> None:
-    case, net = stored("nitedr_block"), filled(sparse_block(96, 2, 2.66), "nitedr_block", "latent.0")
+    case, net = stored("nitedr_block"), filled(SparseBlock(96, 2, 2.66), "nitedr_block", "latent.0")
     assert off(net.norm1(case["x_b"]), case, "norm1_b") < MODULE
     assert off(net(case["x_b"]), case, "y_b") < MODULE
 
