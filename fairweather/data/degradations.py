@@ -507,7 +507,7 @@ def random_roadscene_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, 
         angle=draw.uniform(26.9, 30.3),
         generator=generator,
     )
-    return compress(add_rain(clear, streaks), quality=97, subsampling=True), clear
+    return compress(add_rain(clear, streaks), quality=95, subsampling=True), clear
 
 
 def _random_night(clear: Tensor, draw: _Draw) -> Tensor:

@@ -10,6 +10,7 @@ from fairweather.training.config import TrainConfig
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "derain_start": restoration.derain_start,
     "derain_small": restoration.derain_small,
+    "derain_long": restoration.derain_long,
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
     "denoise_camera": restoration.denoise_camera,

@@ -17,7 +17,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from fairweather.data.patches import Clear, Pairs
+from fairweather.data.patches import Clear, Pairs, Stage
 from fairweather.errors import FairweatherError
 from fairweather.losses.pixel import pixel_loss
 from fairweather.metrics import luma_bt601, psnr
@@ -174,6 +174,21 @@ def derain_small() -> TrainConfig:
         steps=6500,
         decay_steps=None,
         warmup=100,
+    )
+
+
+def derain_long() -> TrainConfig:
+    """Third stage of derain_small: more of the same, other patches, larger ones towards the end."""
+    return dataclasses.replace(
+        derain_small(),
+        recipe="derain_long",
+        init=Path("runs/derain_small/weights.safetensors"),
+        learning_rate=8e-4,
+        steps=12500,
+        progressive=(Stage(7500, 96, 8), Stage(10500, 128, 5)),
+        patch=192,
+        batch=2,
+        seed=1,
     )
 
 
