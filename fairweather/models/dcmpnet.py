@@ -155,11 +155,10 @@ class WindowAttention(nn.Module):
 
     def attend(self, tokens: Float[Tensor, "windows n c3"]) -> Float[Tensor, "windows n c3//3"]:
         """Attention between the n places of each window."""
-        windows, n, c3 = tokens.shape
-        q, k, v = tokens.view(windows, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # windows heads n d
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in tokens.chunk(3, dim=2))
         bias: Tensor = self.position_bias()
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))
-        return out.transpose(1, 2).reshape(windows, n, c3 // 3)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))  # windows heads n d
+        return out.transpose(1, 2).flatten(2)
 
 
 class LEGMBlock(nn.Module):
