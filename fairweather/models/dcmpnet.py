@@ -155,7 +155,7 @@ class WindowAttention(nn.Module):
 
     def attend(self, tokens: Float[Tensor, "windows n c3"]) -> Float[Tensor, "windows n c3//3"]:
         """Attention between the n places of each window."""
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in tokens.chunk(3, dim=2))
+        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in tokens.chunk(3, dim=2))
         bias: Tensor = self.position_bias()
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))  # windows heads n d
         return out.transpose(1, 2).flatten(2)

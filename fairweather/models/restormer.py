@@ -68,13 +68,17 @@ class MDTA(nn.Module):
         self.qkv = nn.Conv2d(c, 3 * c, 1, bias=False)
         self.qkv_dwconv = nn.Conv2d(3 * c, 3 * c, 3, padding=1, groups=3 * c, bias=False)
         self.project_out = nn.Conv2d(c, c, 1, bias=False)
-        self.query_key: nn.Module | None = None  # of the inference form
-        self.value: nn.Module | None = None
+        self.own: nn.ModuleList | None = None  # of the inference form, one for each map
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
-        query_key, v = self.maps(x)
-        q, k = query_key.reshape(b, 2, self.num_heads, -1, h * w).unbind(1)  # b heads c/heads h*w each
+        query, key, v = self.maps(x)
+        if (
+            self.num_heads == 1 and torch.onnx.is_in_onnx_export()
+        ):  # other libraries would copy a map to reshape it
+            q, k = (t.permute(0, 2, 3, 1).flatten(1, 2)[:, None].mT for t in (query, key))
+        else:
+            q, k = (t.reshape(b, self.num_heads, -1, h * w) for t in (query, key))  # b heads c/heads h*w
         attention = self.attention(cosines(q, k) * self.temperature).to(v.dtype)  # b heads i j
         project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
         # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
@@ -82,21 +86,17 @@ class MDTA(nn.Module):
         out = v.permute(0, 2, 3, 1).flatten(1, 2) @ weights.mT  # b h*w o, as channels-last memory has it
         return out.mT.reshape(x.shape)
 
-    def maps(
-        self, x: Float[Tensor, "b c h w"]
-    ) -> tuple[Float[Tensor, "b 2*c h w"], Float[Tensor, "b c h w"]]:
-        """Queries and keys side by side, and values."""
-        if self.query_key is not None and self.value is not None:
-            return self.query_key(x), self.value(x)
-        qkv: Tensor = self.qkv_dwconv(self.qkv(x))
-        return qkv[:, : 2 * x.shape[1]], qkv[:, 2 * x.shape[1] :]
+    def maps(self, x: Float[Tensor, "b c h w"]) -> list[Tensor]:
+        """Queries, keys and values, each (b, c, h, w)."""
+        if self.own is not None:
+            return [own(x) for own in self.own]
+        return list(self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1))
 
     def inference_form(self) -> nn.Module:
-        """The values are a map of their own: cut from the others it would be copied."""
-        c = self.project_out.out_channels
-        self.query_key, self.value = (
+        """Queries, keys and values are maps of their own: cut from one they would be copied."""
+        self.own = nn.ModuleList(
             nn.Sequential(rows(self.qkv, part), rows(self.qkv_dwconv, part))
-            for part in (torch.arange(2 * c), torch.arange(2 * c, 3 * c))
+            for part in torch.arange(3 * self.project_out.out_channels).chunk(3)
         )
         self.qkv = self.qkv_dwconv = nn.Identity()  # type: ignore[assignment]
         return self
