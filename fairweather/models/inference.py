@@ -155,10 +155,10 @@ def columns(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
     return convolution(weight, None, like=conv)
 
 
-def halves(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """The first and the second half of the outputs, each as a convolution: cutting a map in two would copy it."""
-    n = conv.out_channels // 2
-    return rows(conv, torch.arange(n)), rows(conv, torch.arange(n, 2 * n))
+def pieces(number: int, *convs: nn.Conv2d) -> list[nn.Sequential]:
+    """A convolution and depthwise ones behind, as a chain for each equal share of the outputs; cut maps are copied."""
+    shares = torch.arange(convs[0].out_channels).chunk(number)
+    return [nn.Sequential(*(rows(conv, share) for conv in convs)) for share in shares]
 
 
 def mixed(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.inference import bias_of, halves, set_bias
+from fairweather.models.inference import bias_of, pieces, set_bias
 from fairweather.models.layers import LayerNorm2d, pad_to_multiple
 
 
@@ -80,10 +80,8 @@ class _NAFBlock(nn.Module):
     def __init__(self, block: NAFBlock) -> None:
         super().__init__()
         self.norm1, self.norm2, self.attention = block.norm1, block.norm2, block.attention
-        self.depthwise1, self.depthwise2 = (
-            nn.Sequential(*convs) for convs in zip(halves(block.conv1), halves(block.conv2), strict=True)
-        )
-        self.gate1, self.gate2 = halves(block.conv4)
+        self.depthwise1, self.depthwise2 = pieces(2, block.conv1, block.conv2)
+        self.gate1, self.gate2 = pieces(2, block.conv4)
         self.conv3, self.conv5 = block.conv3, block.conv5
         for conv, scale in ((self.conv3, block.beta), (self.conv5, block.gamma)):
             set_bias(conv, bias_of(conv) * scale.double().flatten())

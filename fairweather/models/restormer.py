@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.inference import halves, rows
+from fairweather.models.inference import pieces
 from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
 
 
@@ -38,9 +38,8 @@ def cosines(q: Float[Tensor, "b heads i n"], k: Float[Tensor, "b heads j n"]) ->
 
 
 def _lengths(x: Float[Tensor, "b heads i n"]) -> Float[Tensor, "b heads i 1"]:
-    if (
-        torch.onnx.is_in_onnx_export()
-    ):  # one operation there, but slow in torch for maps in channels-last memory
+    # One operation for other libraries, but slow in torch for maps in channels-last memory.
+    if torch.onnx.is_in_onnx_export():
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return length.clamp_min(1e-12)
     return x.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt()
@@ -73,9 +72,8 @@ class MDTA(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
         query, key, v = self.maps(x)
-        if (
-            self.num_heads == 1 and torch.onnx.is_in_onnx_export()
-        ):  # other libraries would copy a map to reshape it
+        # Other libraries would copy a map to reshape it.
+        if self.num_heads == 1 and torch.onnx.is_in_onnx_export():
             q, k = (t.permute(0, 2, 3, 1).flatten(1, 2)[:, None].mT for t in (query, key))
         else:
             q, k = (t.reshape(b, self.num_heads, -1, h * w) for t in (query, key))  # b heads c/heads h*w
@@ -94,10 +92,7 @@ class MDTA(nn.Module):
 
     def inference_form(self) -> nn.Module:
         """Queries, keys and values are maps of their own: cut from one they would be copied."""
-        self.own = nn.ModuleList(
-            nn.Sequential(rows(self.qkv, part), rows(self.qkv_dwconv, part))
-            for part in torch.arange(3 * self.project_out.out_channels).chunk(3)
-        )
+        self.own = nn.ModuleList(pieces(3, self.qkv, self.qkv_dwconv))
         self.qkv = self.qkv_dwconv = nn.Identity()  # type: ignore[assignment]
         return self
 
@@ -140,10 +135,7 @@ class _GDFN(nn.Module):
 
     def __init__(self, plain: GDFN) -> None:
         super().__init__()
-        self.gate, self.value = (
-            nn.Sequential(*convs)
-            for convs in zip(halves(plain.project_in), halves(plain.dwconv), strict=True)
-        )
+        self.gate, self.value = pieces(2, plain.project_in, plain.dwconv)
         self.project_out = plain.project_out
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
