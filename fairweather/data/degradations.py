@@ -479,7 +479,7 @@ def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     additive = draw.chance(0.5)
     layers = 1 if draw.chance(0.6) else int(draw.uniform(2, 5))
     for _ in range(layers):
-        std = draw.log_uniform(0.06, 0.6)
+        std = draw.log_uniform(0.03, 0.6)  # faint streaks are what is left in photographs
         streaks = rain_streaks(
             height,
             width,

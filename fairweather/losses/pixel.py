@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fairweather.metrics import luma_bt601
+
 
 def l1_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
     """Mean absolute error.
@@ -19,7 +21,7 @@ def l1_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
 
 
 def psnr_loss(
-    restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"], *, ceiling: float = 60.0
+    restored: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"], *, ceiling: float = 60.0
 ) -> Float[Tensor, ""]:
     """Minus the mean of the pictures' PSNR in dB (NAFNet, arXiv 2204.04676, trains with it).
 
@@ -31,6 +33,16 @@ def psnr_loss(
     """
     mse = (restored - target).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(mse + 10 ** (-ceiling / 10)).mean()
+
+
+def psnr_luma_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+    """Mean of `psnr_loss` of the colours and of their luma alone (ITU-R BT.601), which deraining is scored in.
+
+    >>> psnr_luma_loss(torch.full((1, 3, 2, 2), 0.1), torch.zeros(1, 3, 2, 2)).round(decimals=2)
+    tensor(-20.6600)
+    """
+    luma = psnr_loss(luma_bt601(restored) / 255, luma_bt601(target) / 255)
+    return (psnr_loss(restored, target) + luma) / 2
 
 
 def fft_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
@@ -47,7 +59,11 @@ def fft_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"
     return error.abs().mean()
 
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1_loss, "psnr": psnr_loss}
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": l1_loss,
+    "psnr": psnr_loss,
+    "psnr_luma": psnr_luma_loss,
+}
 """By name, as recipes ask for them."""
 
 

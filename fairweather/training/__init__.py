@@ -11,6 +11,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "derain_start": restoration.derain_start,
     "derain_small": restoration.derain_small,
     "derain_long": restoration.derain_long,
+    "derain_finish": restoration.derain_finish,
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
     "denoise_camera": restoration.denoise_camera,

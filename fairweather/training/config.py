@@ -223,7 +223,7 @@ class TrainConfig:
     recalibrate_bn: int = 0
     """Batches to compute the statistics of ConStyle's batch norms from before the first step: published averages
     hold none."""
-    loss: Literal["l1", "psnr"] = "l1"
+    loss: Literal["l1", "psnr", "psnr_luma"] = "l1"
     """Of the restored picture against the target; see losses/pixel.py."""
     psnr_ceiling: float = 60.0
     """dB at which loss=psnr with two_tasks levels out: where clear pictures are left alone, little more is asked."""
@@ -310,6 +310,8 @@ class TrainConfig:
                 "has any: add an RGB-D set, set two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone "
                 "and two_tasks.inner_depth=0"
             )
+        if tasks and self.loss == "psnr_luma":
+            raise UsageError("loss=psnr_luma is for plain restorers; with two_tasks take l1 or psnr")
         ends = [stage.until for stage in self.progressive]
         if any(min(stage) < 1 for stage in self.progressive) or ends != sorted(set(ends)):
             raise UsageError(

@@ -192,6 +192,25 @@ def derain_long() -> TrainConfig:
     )
 
 
+def derain_finish() -> TrainConfig:
+    """Fourth stage of derain_small: twice the patches, more of its own rain, and the luma counted twice."""
+    before = derain_long()
+    pairs, fresh, *wide = before.sources
+    shares = [(pairs, 0.56), (fresh, 0.2), *((source, source.weight * 0.24 / 0.3) for source in wide)]
+    return dataclasses.replace(
+        before,
+        recipe="derain_finish",
+        sources=tuple(dataclasses.replace(source, weight=share) for source, share in shares),
+        init=Path("runs/derain_long/weights.safetensors"),
+        loss="psnr_luma",
+        learning_rate=1e-3,
+        steps=11000,
+        progressive=(Stage(6500, 96, 16), Stage(9300, 128, 10)),
+        batch=4,
+        seed=2,
+    )
+
+
 def denoise_start() -> TrainConfig:
     """First stage of denoise_small."""
     return TrainConfig(

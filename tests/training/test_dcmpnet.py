@@ -291,6 +291,11 @@ def test_a_depth_branch_that_is_not_there_cannot_be_taught() -> None:
         TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
 
 
+def test_a_loss_that_two_tasks_do_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"loss=psnr_luma is for plain restorers; .* take l1 or psnr"):
+        override(configured(), ["loss=psnr_luma"])
+
+
 def test_a_depth_network_that_is_never_trained_is_not_published() -> None:
     config = configured(scheme="alone")
     with pytest.raises(UsageError, match="a depth network that was never trained; leave it out"):
