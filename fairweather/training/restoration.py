@@ -204,8 +204,8 @@ def derain_finish() -> TrainConfig:
         init=Path("runs/derain_long/weights.safetensors"),
         loss="psnr_luma",
         learning_rate=1e-3,
-        steps=11000,
-        progressive=(Stage(6500, 96, 16), Stage(9300, 128, 10)),
+        steps=10200,
+        progressive=(Stage(6000, 96, 16), Stage(8700, 128, 10)),
         batch=4,
         seed=2,
     )
