@@ -125,7 +125,7 @@ def _add_task(task: str, help: str) -> None:
             str | None,
             typer.Option(
                 help="The infrared picture or video; a folder, for those of equal stem; or a CSV file with columns "
-                "visible and infrared."
+                "visible and infrared, which does as the only input, too."
             ),
         ] = None,
         fusion: Annotated[

@@ -10,7 +10,8 @@ of RoadScene, one picture shifted by up to 20 pixels, this finds the shift withi
 phase correlation and its ECC, of gradient magnitudes, for 72 and 71. Turns and scales are not corrected: 1 degree and
 2 % do no harm to the measurement, 5 % leaves it unclear for half of the pairs.
 
-All that is wrong with an infrared picture is a PictureError: who catches it can still clean the visible one.
+All that is wrong with an infrared picture is a PictureError: who catches it can still clean the visible one. Of a
+camera that saw nothing it is a BlankInfraredError.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ BLUR = 1.5
 """Sigma, in pixels of the copies; 1 and 2 find the shift within a pixel for 97 and 96 of 100 pairs."""
 REACH = 0.1
 """Shifts are looked for up to this share of the longer side, so that one past the permitted is recognised."""
+FAR = 0.25
+"""And up to this where none stood out, to tell how far off the picture lies; less of it is compared then."""
 SETTLED = 0.005
 """Share of the longer side up to which the pictures count as in line, as 96 of 100 of RoadScene's pairs do."""
 CLEAR = 8.0
@@ -57,6 +60,10 @@ pixels compared. For unrelated pictures the lead is at most 5 in 99 of 100 cases
 least 13 in 95."""
 NEAR = 6
 """Pixels of the copies around the best shift that are that shift still, not others."""
+
+
+class BlankInfraredError(PictureError):
+    """An infrared picture of a single value."""
 
 
 def read_infrared(image: Image) -> Float32[Tensor, "1 h w"]:
@@ -71,7 +78,7 @@ def read_infrared(image: Image) -> Float32[Tensor, "1 h w"]:
             (1, h, w) or (3, h, w) in [0, 1].
 
     Raises:
-        PictureError: no picture, one in colours, or one of a single value.
+        PictureError: no picture, or one in colours. BlankInfraredError: one of a single value.
         UsageError: an object of another kind, or of another shape or range.
 
     >>> counts = np.array([[7000, 7250], [7500, 8000]], np.uint16)
@@ -88,7 +95,7 @@ def read_infrared(image: Image) -> Float32[Tensor, "1 h w"]:
     scaled = isinstance(image, Tensor) or (isinstance(image, np.ndarray) and image.dtype.kind == "f")
     span = occupied(grey, counts=picture.bits == 16 and not scaled)
     if span is None:
-        raise PictureError(f"{name}: is the same value everywhere; check the infrared camera")
+        raise BlankInfraredError(f"{name}: is the same value everywhere; check the infrared camera")
     span = to_stretch(span)
     return grey.contiguous() if span == UNSTRETCHED else stretched(grey, span)
 
@@ -200,7 +207,11 @@ def align(
         return Aligned(infrared=as_it_is, valid=1.0, shift=(0.0, 0.0), agreement=0.0, warnings=(said,))
 
     found = _find(luma[0].cpu().numpy(), heat, reach=max(REACH, 2 * max_shift))
-    distance, longer = math.hypot(found.right, found.down), max(height, width)
+    longer = max(height, width)
+    if found.lead < CLEAR and found.distance > SETTLED * longer:
+        far = _find(luma[0].cpu().numpy(), heat, reach=FAR)
+        found = far if far.lead >= CLEAR else found
+    distance = found.distance
     off = distance > SETTLED * longer
     lies = told_shift(found.right, found.down)
     if off and found.lead >= CLEAR and distance > max_shift * longer:
@@ -218,7 +229,8 @@ def align(
             warnings=(f"the infrared picture lay {lies}; it was moved back",),
         )
     unclear = (
-        "the edges of the infrared picture agree clearly with the visible one's nowhere; it is used unmoved"
+        "the edges of the infrared picture agree clearly with the visible one's nowhere; it is used unmoved: make sure "
+        "that both show the same view"
     )
     return Aligned(
         infrared=as_it_is,
@@ -260,6 +272,10 @@ class _Found(NamedTuple):
     """How much better the best is than all shifts that are not near it, in units of chance."""
     gain: float
     """How much better it is than none, in the same units."""
+
+    @property
+    def distance(self) -> float:
+        return math.hypot(self.right, self.down)
 
 
 def _find(luma: _Plane, heat: _Plane, *, reach: float) -> _Found:

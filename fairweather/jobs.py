@@ -7,7 +7,6 @@ seen = done + skipped + failed.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import glob
@@ -24,13 +23,13 @@ from typing import Literal
 from fairweather import images
 from fairweather.auto import done_about, told
 from fairweather.compare import side_by_side
-from fairweather.data.night import by_stem
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, PictureError, UsageError
 from fairweather.loading import AnyRestorer
 from fairweather.models import MODELS
-from fairweather.night import NightRestorer
-from fairweather.pipeline import BESIDE, PAST, Restorer, Result
+from fairweather.night import NightRestorer, check_fusion
+from fairweather.partners import listed_pairs, partners
+from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
 from fairweather.runtime import in_order, memory_for
 from fairweather.tiling import SMALLEST
@@ -122,7 +121,9 @@ class Outcome:
             grey, colour = depth_files(self.job.depth)
             beside += f", depth {grey} and {colour.name}"
         if self.job.keep_steps:
-            beside += f", steps {' and '.join(file.name for file in step_files(self.job.target))}"
+            clean, share_of_infrared = step_files(self.job.target)
+            written = [clean] if r.infrared_share is None else [clean, share_of_infrared]
+            beside += f", steps {' and '.join(file.name for file in written)}"
         found = f"{told(r.findings)}: {done_about(r.steps)}; " if r.findings else ""
         if r.task == "night":  # what became of the infrared picture is part of the result
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
@@ -177,11 +178,11 @@ class Outcome:
         return record
 
 
-def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[Path, Path]]:
+def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list[tuple[Path, Path]]:
     """(file, its place inside the folder it was found in) for each file, folder, glob or '-', in the order given.
 
     In folders only files with a picture's extension count. Earlier results are left out: photo.derained.jpg, and
-    what lies in `output` where that is a folder inside the input.
+    what lies in folders inside the input that are kept `apart`: for results, or of the infrared camera.
 
     Raises:
         UsageError: if an input is not there, or holds no pictures.
@@ -194,7 +195,7 @@ def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[
         if text == "-":
             found.append((STREAM, Path("stdin")))
         elif path.is_dir():
-            inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p, path, output)]
+            inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p, path, apart)]
             if not inside:
                 raise UsageError(
                     f"no pictures to restore in {text} (earlier results do not count); "
@@ -215,15 +216,13 @@ def find_inputs(inputs: Sequence[str], output: str | None = None) -> list[tuple[
     return list(once.values())
 
 
-def _is_input(path: Path, folder: Path, output: str | None) -> bool:
+def _is_input(path: Path, folder: Path, apart: Sequence[str | None]) -> bool:
     """Whether a file of a folder is a picture to restore: not hidden, and not written by an earlier run."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     if hidden or path.suffix.lower() not in READ or not path.is_file() or _is_result(path):
         return False
-    if not output or output == "-":
-        return True
-    results = Path(output).resolve()  # an output folder may lie inside the input folder
-    return not (folder.resolve() in results.parents and path.resolve().is_relative_to(results))
+    others = [Path(name).resolve() for name in apart if name]
+    return not any(folder.resolve() in p.parents and path.resolve().is_relative_to(p) for p in others)
 
 
 def _is_result(path: Path) -> bool:
@@ -244,6 +243,8 @@ def plan(
 ) -> list[Job]:
     """Where each result goes, and which infrared picture goes with it, see `partners`.
 
+    For night, a CSV file of pairs as the only input stands for its visible pictures, and for their partners.
+
     Without `output` it lies beside its input: photo.jpg becomes photo.derained.jpg. A folder as output keeps names
     and tree; a file (or '-') takes a single result. The same holds for `depth`, a .png file or a folder, in which
     photo.jpg becomes photo.depth.png and photo.depth.colour.png.
@@ -254,7 +255,11 @@ def plan(
     """
     if format and format not in images.FORMATS:
         raise UsageError(f"--format {format!r}: expected one of {', '.join(images.FORMATS)}")
-    found = find_inputs(inputs, output)
+    if task == "night" and infrared is None and len(inputs) == 1 and _is_list(inputs[0]):
+        infrared, inputs = inputs[0], [str(visible) for visible, _ in listed_pairs(Path(inputs[0]))]
+        if not inputs:
+            raise UsageError(f"{infrared} lists no pairs")
+    found = find_inputs(inputs, (output, infrared))
     several = len(found) > 1 or any(Path(text).is_dir() for text in inputs)
     to_folder = output is not None and _is_folder("-o", output, several, len(found))
     depth_folder = depth is not None and _is_folder("--depth", depth, several, len(found))
@@ -282,9 +287,11 @@ def plan(
         results.update(file.resolve() for file in made)
     jobs = [job for job in jobs if not (_is_result(job.source) and job.source.resolve() in results)]
     if infrared is not None:
+        inside_of = dict(found)
+        visible = [(job.source, inside_of[job.source]) for job in jobs]
         jobs = [
             dataclasses.replace(job, infrared=partner)
-            for job, partner in zip(jobs, partners([job.source for job in jobs], infrared), strict=True)
+            for job, partner in zip(jobs, partners(visible, infrared), strict=True)
         ]
     _check_clashes(jobs)
     return jobs
@@ -307,50 +314,8 @@ def _check_videos(
         raise UsageError(f"-o {output}: we write videos as {', '.join(CONTAINERS)}")
 
 
-def partners(visible: Sequence[Path], infrared: str) -> list[Path | None]:
-    """The infrared picture of each visible one; None where there is none.
-
-    Args:
-        infrared: a file for one visible picture; a folder, for those of equal stem in it; or a CSV file with columns
-            visible and infrared, paths relative to it.
-
-    Raises:
-        UsageError: if there is no such file or folder, the list is none, or no picture has a partner.
-    """
-    path = Path(infrared)
-    if path.is_dir():
-        by = by_stem(path, READ)
-        found = [by.get(source.stem) for source in visible]
-        rule = f"of equal stem in {infrared}, which holds {', '.join([*by][:3]) or 'no pictures'}"
-    elif not path.is_file():
-        raise UsageError(f"--ir {infrared}: no such file or folder")
-    elif path.suffix.lower() == ".csv":
-        listed = _listed_partners(path)
-        found = [listed.get(source.resolve()) for source in visible]
-        rule = f"in {infrared}, which lists {', '.join(p.name for p in [*listed][:3]) or 'no pairs'}"
-    elif len(visible) > 1:
-        raise UsageError(
-            f"--ir {infrared} is one picture, but there are {len(visible)} visible ones; give a folder or a CSV file"
-        )
-    else:
-        return [path]
-    if not any(found):
-        raise UsageError(f"--ir: none of the {len(visible)} visible pictures has a partner {rule}")
-    return found
-
-
-def _listed_partners(path: Path) -> dict[Path, Path]:
-    try:
-        rows = [*csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())]
-        pairs = {(path.parent / r["visible"]).resolve(): path.parent / r["infrared"] for r in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"--ir {path} is no CSV file with columns visible and infrared ({type(error).__name__}: {error})"
-        ) from None
-    missing = [p for p in pairs.values() if not p.is_file()]
-    if missing:
-        raise UsageError(f"--ir {path} lists {len(missing)} missing infrared files, such as {missing[0]}")
-    return pairs
+def _is_list(text: str) -> bool:
+    return Path(text).suffix.lower() == ".csv" and Path(text).is_file()
 
 
 def _is_folder(option: str, output: str, several: bool, count: int) -> bool:
@@ -382,7 +347,8 @@ def _suffix(source: Path, format: str | None) -> str:
 
 
 def _check_clashes(jobs: list[Job]) -> None:
-    sources = {job.source.resolve(): job.source for job in jobs if job.source != STREAM}
+    inputs = [file for job in jobs for file in (job.source, job.infrared) if file and file != STREAM]
+    sources = {file.resolve(): file for file in inputs}
     made: dict[Path, Path] = {}
     for job in jobs:
         for file in job.files():
@@ -418,6 +384,8 @@ def run(
         UsageError: for options that fit no picture, or if depth is wanted of a network that does not find it.
     """
     options = options or Options()
+    check_strength(options.strength)  # also where all is skipped
+    check_fusion(options.fusion)
     if any(job.depth for job in jobs) and not restorer.finds_depth:
         raise UsageError(
             f"{restorer.model} as loaded finds no depth; leave out --depth or choose a dcmpnet model that does"

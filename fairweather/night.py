@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fairweather.backends import Computation, Exported, compute
 from fairweather.errors import UsageError
-from fairweather.infrared import align, check_shape, read_infrared
+from fairweather.infrared import BlankInfraredError, align, check_shape, read_infrared
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
@@ -112,7 +112,7 @@ class NightRestorer:
         depth: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Result:
-        """Clean one visible picture and fuse it with an infrared one; without one it is cleaned alone.
+        """Clean one visible picture and fuse it with an infrared one; without one, or with a blank one, clean it alone.
 
         Args:
             image: the visible picture, as of `Restorer.restore`.
@@ -132,13 +132,17 @@ class NightRestorer:
         check_fusion(fusion)
         start = time.perf_counter()
         picture = to_picture(image)
-        heat = None if infrared is None else read_infrared(infrared)
+        heat, missing = None, "no infrared picture"
+        try:
+            heat = None if infrared is None else read_infrared(infrared)
+        except BlankInfraredError as error:
+            missing = str(error)
         if heat is not None:
             check_shape(picture.pixels.shape[1], picture.pixels.shape[2], heat)  # before the work of cleaning
         cleaned = self.cleaner.restore(picture, strength=strength, tile=tile, depth=False, progress=progress)
         after, warnings, share = cleaned.image, [*cleaned.warnings], None
         if heat is None:
-            warnings.append("no infrared picture: cleaned, not fused")
+            warnings.append(f"{missing}: cleaned, not fused")
         else:
             aligned = align(after.pixels, heat, max_shift=max_shift, shift=shift)
             heat = aligned.infrared

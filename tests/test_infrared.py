@@ -226,6 +226,13 @@ def test_a_shift_past_the_permitted_is_refused_with_its_length() -> None:
         align(*pair("astronaut", right=10), max_shift=0.01)
 
 
+def test_a_shift_that_is_far_past_it_is_measured_as_well() -> None:
+    scene, right = photograph("astronaut"), 75  # of 432 pixels
+    visible, heat = scene[:, :, :-right], heat_of(scene)[:, :, right:]
+    with pytest.raises(PictureError, match=r"lies 7[45]\.\d pixels to the left and .* at most"):
+        align(visible, heat)
+
+
 def test_pictures_that_do_not_agree_stay_and_say_so() -> None:
     heat = pair("coffee")[1]
     for visible in (

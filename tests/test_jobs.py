@@ -887,45 +887,42 @@ def test_depth_files_are_told() -> None:
 # Infrared partners -----------------------------------------------------------------------------------------------
 
 
-def infrared_of(*inputs: str, ir: str, **options: Any) -> list[str | None]:
-    jobs = plan(inputs, task="night", infrared=ir, **options)
-    return [job.infrared and job.infrared.as_posix() for job in jobs]
+def test_an_infrared_picture_is_never_written_over() -> None:
+    save("vis/a.png", "ir/a.png", "b.png", "b.night.infrared.png")
+    with pytest.raises(UsageError, match=r"ir/a\.png would overwrite the input ir/a\.png; choose another -o"):
+        plan(["vis"], task="night", infrared="ir", output="ir")
+    with pytest.raises(UsageError, match=r"b\.night\.infrared\.png would overwrite the input"):
+        plan(["b.png"], task="night", infrared="b.night.infrared.png", keep_steps=True)
 
 
-def test_partners_in_a_folder_have_the_same_stem_and_one_may_be_missing() -> None:
-    touch("vis/a.jpg", "vis/b.jpg", "ir/a.png", "ir/c.png", "ir/notes.txt")
-    assert infrared_of("vis", ir="ir", output="out") == ["ir/a.png", None]
+def test_an_infrared_folder_inside_the_visible_one_is_no_input() -> None:
+    touch("vis/a.jpg", "vis/ir/a.png")
+    jobs = plan(["vis"], task="night", infrared="vis/ir", output="out")
+    assert [(job.source.as_posix(), job.infrared) for job in jobs] == [("vis/a.jpg", Path("vis/ir/a.png"))]
 
 
-def test_a_list_of_pairs_names_partners_of_any_name() -> None:
-    touch("vis/a.jpg", "vis/b.jpg", "ir/x.png")
-    Path("vis/pairs.csv").write_text("visible,infrared\na.jpg,../ir/x.png\n")
-    assert infrared_of("vis", ir="vis/pairs.csv", output="out") == ["vis/../ir/x.png", None]
+def test_a_list_of_pairs_is_an_input_of_its_own() -> None:
+    touch("vis/a.jpg", "vis/b.jpg", "vis/c.jpg", "x.png")
+    Path("pairs.csv").write_text("visible, infrared\nvis/b.jpg, x.png\nvis/a.jpg,\n")
+    jobs = plan(["pairs.csv"], task="night", output="out")
+    assert [(job.source.name, job.infrared) for job in jobs] == [("b.jpg", Path("x.png")), ("a.jpg", None)]
+    Path("pairs.csv").write_text("visible,infrared\n")
+    with pytest.raises(UsageError, match=r"pairs\.csv lists no pairs"):
+        plan(["pairs.csv"], task="night", output="out")
 
 
-def test_one_picture_takes_one_partner() -> None:
-    touch("a.jpg", "x.tiff")
-    assert infrared_of("a.jpg", ir="x.tiff") == ["x.tiff"]
+def test_only_steps_that_were_written_are_told() -> None:
+    save("a.png")
+    (job,) = plan(["a.png"], task="night", keep_steps=True)
+    result = inverter.restore("a.png")
+    assert Outcome(job, "done", result=result).line().endswith(", steps a.night.clean.png)")
 
 
-@pytest.mark.parametrize(
-    ("ir", "message"),
-    [
-        ("nothing", "--ir nothing: no such file or folder"),
-        ("other", "none of the 2 visible pictures has a partner of equal stem in other, which holds z"),
-        ("x.tiff", "x.tiff is one picture, but there are 2 visible ones"),
-        ("bad.csv", "bad.csv is no CSV file with columns visible and infrared .KeyError: 'visible'"),
-        ("gone.csv", "gone.csv lists 1 missing infrared files, such as gone.png"),
-        ("empty.csv", "none of the 2 visible pictures has a partner in empty.csv, which lists no pairs"),
-    ],
-)
-def test_partners_that_cannot_be_are_refused_before_work_starts(ir: str, message: str) -> None:
-    touch("vis/a.jpg", "vis/b.jpg", "other/z.png", "x.tiff")
-    Path("bad.csv").write_text("left,right\na,b\n")
-    Path("gone.csv").write_text("visible,infrared\nvis/a.jpg,gone.png\n")
-    Path("empty.csv").write_text("visible,infrared\n")
-    with pytest.raises(UsageError, match=message):
-        plan(["vis"], task="night", infrared=ir, output="out")
+@pytest.mark.parametrize("wrong", [{"fusion": 2.0}, {"fusion": float("nan")}, {"strength": -1.0}])
+def test_an_option_out_of_range_is_refused_even_if_all_is_there_already(wrong: dict[str, float]) -> None:
+    save("a.png", "a.night.png")
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        list(run(plan(["a.png"], task="night"), inverter, Options(**wrong)))
 
 
 def test_steps_lie_beside_the_result_and_are_no_inputs_of_a_second_run() -> None:
@@ -990,11 +987,6 @@ def test_a_folder_of_pictures_and_videos_is_restored_whole() -> None:
 def test_a_video_lies_beside_its_source_in_a_container_that_we_write() -> None:
     touch("a.mp4", "b.avi")
     assert planned("a.mp4", "b.avi") == [("a.mp4", "a.derained.mp4"), ("b.avi", "b.derained.mkv")]
-
-
-def test_partners_of_videos_are_videos() -> None:
-    touch("vis/a.mp4", "ir/a.mkv")
-    assert infrared_of("vis", ir="ir", output="out") == ["ir/a.mkv"]
 
 
 @pytest.mark.parametrize(

@@ -124,12 +124,21 @@ def test_large_pictures_are_fused_as_if_whole() -> None:
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 
 
+def test_with_a_blank_infrared_picture_it_cleans_and_says_so(
+    night: NightRestorer, pair: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    visible, infrared = pair
+    result = night.restore(visible, torch.full_like(infrared, 0.5))
+    assert result.infrared_share is None
+    assert torch.equal(result.image, result.clean)
+    said = "the infrared picture: is the same value everywhere; check the infrared camera: cleaned, not fused"
+    assert result.warnings == (said,)
+
+
 def test_what_cannot_be_is_refused(night: NightRestorer, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     visible, infrared = pair
     with pytest.raises(UsageError, match=r"fusion is 1\.5, expected 0 to 1"):
         night.restore(visible, infrared, fusion=1.5)
-    with pytest.raises(PictureError, match="same value everywhere"):
-        night.restore(visible, torch.full_like(infrared, 0.5))
     with pytest.raises(PictureError, match="128x96"):
         night.restore(visible, infrared[:, :, :60])
 

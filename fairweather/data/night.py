@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,15 +75,15 @@ def find_triples(root: Path, *, split: str | None = None) -> tuple[Triple, ...]:
     )
 
 
-def by_stem(folder: Path, extensions: Set[str] = EXTENSIONS) -> dict[str, Path]:
-    """The pictures directly in a folder by their stems; files of other extensions are left out.
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures directly in a folder by their stems.
 
     Raises:
         DataError: if two share a stem.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in extensions or path.name[0] == "." or not path.is_file():
+        if path.suffix.lower() not in EXTENSIONS or path.name[0] == "." or not path.is_file():
             continue
         if path.stem in found:
             raise DataError(f"{path} and {found[path.stem].name} share a stem; which one is meant?")
