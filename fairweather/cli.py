@@ -84,7 +84,7 @@ def main() -> None:
 
 COMMANDS = {"auto": "restore"}
 """The commands of tasks that have another name."""
-OPTIONS_OF = {"dehaze": {"depth"}, "night": {"ir", "fusion", "keep_steps"}}
+OPTIONS_OF = {"dehaze": {"depth"}, "night": {"ir", "ir_shift", "ir_offset", "fusion", "keep_steps"}}
 """Options that one command alone has."""
 
 
@@ -128,6 +128,20 @@ def _add_task(task: str, help: str) -> None:
                 "visible and infrared, which does as the only input, too."
             ),
         ] = None,
+        ir_shift: Annotated[
+            str | None,
+            typer.Option(
+                metavar="RIGHT,DOWN",
+                help="How far off the infrared picture lies, in pixels of the visible one (0,0 takes it as it is); by "
+                "default that is measured.",
+            ),
+        ] = None,
+        ir_offset: Annotated[
+            float,
+            typer.Option(
+                metavar="SECONDS", help="To add to the times of an infrared video with another clock."
+            ),
+        ] = 0.0,
         fusion: Annotated[
             float, typer.Option(help="How much of the infrared picture: 0 is none, 1 the full effect.")
         ] = 1.0,
@@ -223,6 +237,8 @@ def _add_task(task: str, help: str) -> None:
         options = Options(
             strength=strength,
             fusion=fusion,
+            shift=None if ir_shift is None else _two_numbers("--ir-shift", ir_shift),
+            infrared_offset=ir_offset,
             tile=size,
             format=format,
             existing=existing,
@@ -284,6 +300,16 @@ def _bytes(option: str, text: str | None) -> float:
     if not found or float(found[1]) == 0:
         raise UsageError(f"{option} {text!r}: expected a size such as 800MB or 2GB")
     return float(found[1]) * 1024.0 ** " KMG".index(found[2].upper() or " ")
+
+
+def _two_numbers(option: str, text: str) -> tuple[float, float]:
+    try:
+        right, down = (float(part) for part in text.split(","))
+    except ValueError:
+        right = down = math.nan
+    if not math.isfinite(right + down):
+        raise UsageError(f"{option} {text!r}: expected two numbers of pixels, such as 3,-1.5")
+    return right, down
 
 
 def _auto_or(option: str, text: str, what: str) -> int | Literal["auto"]:

@@ -156,6 +156,8 @@ class Aligned:
     agreement: float
     """Correlation of the edges of both as they are now, at most 1: about 0.3 for a pair, seldom above 0.1 for
     pictures of different scenes; 0 if the visible picture has no edges."""
+    fits: bool = True
+    """False if the edges of both agree clearly at no shift, 0 included: as far as one can see, two different views."""
     warnings: tuple[str, ...] = ()
 
 
@@ -169,8 +171,9 @@ def align(
 ) -> Aligned:
     """Bring an infrared picture to the size and, if it lies off clearly, to the place of a visible one.
 
-    It is moved only where that makes the edges of the two agree better by a clear margin; otherwise it stays, with
-    a warning if no shift, 0 included, stands out.
+    It is moved only where that makes the edges of the two agree better by a clear margin; otherwise it stays. Of
+    RoadScene's training pairs, seen from every sixth, all fit, also with the visible picture at 20 % of its light in
+    noise, and 30 of 31 at 3 %; of pairs put together from two scenes none does.
 
     Args:
         visible: RGB in [0, 1]; the cleaned picture if there is one, since streaks of rain hide and mimic edges.
@@ -228,16 +231,15 @@ def align(
             agreement=found.best,
             warnings=(f"the infrared picture lay {lies}; it was moved back",),
         )
-    unclear = (
-        "the edges of the infrared picture agree clearly with the visible one's nowhere; it is used unmoved: make sure "
-        "that both show the same view"
-    )
+    fits = not off or found.lead >= CLEAR
+    said = "the infrared picture seems to show another view; if it does not, give its shift (0,0 is none)"
     return Aligned(
         infrared=as_it_is,
         valid=1.0,
         shift=(0.0, 0.0),
         agreement=found.unmoved,
-        warnings=(unclear,) if off and found.lead < CLEAR else (),
+        fits=fits,
+        warnings=() if fits else (said,),
     )
 
 

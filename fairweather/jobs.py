@@ -78,6 +78,10 @@ class Options:
     strength: float = 1.0
     fusion: float = 1.0
     """Of infrared pictures; 0 to 1."""
+    shift: tuple[float, float] | None = None
+    """Of infrared pictures, right and down in pixels of the visible ones; None measures it."""
+    infrared_offset: float = 0.0
+    """Of infrared videos; see `restore_video`."""
     tile: int | Literal["auto"] = "auto"
     format: str | None = None
     existing: Existing = "skip"
@@ -485,8 +489,10 @@ def _restore_video(
         job.target,
         restorer,
         infrared=job.infrared,
+        infrared_offset=options.infrared_offset,
         strength=options.strength,
         fusion=options.fusion,
+        shift=options.shift,
         tile=options.tile,
         encoder=options.encoder,
         crf=options.crf,
@@ -576,6 +582,7 @@ def _restore_one(
                 job.infrared,
                 strength=options.strength,
                 fusion=options.fusion,
+                shift=options.shift,
                 tile=options.tile,
                 progress=moving,
             )

@@ -112,7 +112,9 @@ class NightRestorer:
         depth: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Result:
-        """Clean one visible picture and fuse it with an infrared one; without one, or with a blank one, clean it alone.
+        """Clean one visible picture and fuse it with an infrared one.
+
+        Without one, or with one that is blank or seems to show another view, it is cleaned alone.
 
         Args:
             image: the visible picture, as of `Restorer.restore`.
@@ -146,10 +148,13 @@ class NightRestorer:
         else:
             aligned = align(after.pixels, heat, max_shift=max_shift, shift=shift)
             heat = aligned.infrared
-            warnings += aligned.warnings
-            pixels, share, said = self._fused(after.pixels, heat, fusion)
-            warnings += said
-            after = dataclasses.replace(after, pixels=pixels)
+            if aligned.fits:
+                warnings += aligned.warnings
+                pixels, share, said = self._fused(after.pixels, heat, fusion)
+                warnings += said
+                after = dataclasses.replace(after, pixels=pixels)
+            else:
+                warnings += [f"{said}: cleaned, not fused" for said in aligned.warnings]
         return Result(
             image=like(image, after),
             clean=like(image, cleaned.image),

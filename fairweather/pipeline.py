@@ -85,10 +85,10 @@ class Result:
     clean: Image | None = None
     """The visible picture cleaned, before any fusion, of the kind of `image`; from a `NightRestorer` alone."""
     infrared: Tensor | None = None
-    """(1, h, w) in [0, 1]: the infrared picture as it was fused, in line with the visible one; as `infrared_share`."""
+    """(1, h, w) in [0, 1]: the infrared picture in line with the visible one; from a `NightRestorer` that got one."""
     infrared_share: Tensor | None = None
-    """(1, h, w) in [0, 1]: how much of the fused luma is the infrared picture's, see `night.infrared_share`; from a
-    `NightRestorer` that was given one."""
+    """(1, h, w) in [0, 1]: how much of the fused luma is the infrared picture's, see `night.infrared_share`; None if
+    nothing was fused."""
 
     def save(self, path: str | Path, *, format: str | None = None, quality: int = 95) -> None:
         """Write the picture with the metadata of its source, whole or not at all."""

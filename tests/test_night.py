@@ -124,6 +124,17 @@ def test_large_pictures_are_fused_as_if_whole() -> None:
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 
 
+def test_another_view_is_not_fused_unless_its_place_is_given(night: NightRestorer) -> None:
+    visible, other = (torch.rand(n, 96, 128, generator=torch.Generator().manual_seed(n)) for n in (3, 1))
+    result = night.restore(visible, other)
+    assert result.infrared_share is None
+    assert torch.equal(result.image, result.clean)
+    (said,) = result.warnings
+    assert said.startswith("the infrared picture seems to show another view; ")
+    assert said.endswith(": cleaned, not fused")
+    assert night.restore(visible, other, shift=(0.0, 0.0)).infrared_share is not None
+
+
 def test_with_a_blank_infrared_picture_it_cleans_and_says_so(
     night: NightRestorer, pair: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
