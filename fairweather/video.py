@@ -2,7 +2,7 @@
 
 import fairweather as fw
 from fairweather.video import restore_video
-result = restore_video(Path("drive.mp4"), Path("drive.night.mp4"), fw.load("night"), infrared=Path("thermal.mp4"))
+result = restore_video("drive.mp4", "drive.night.mp4", fw.load("night"), infrared="thermal.mp4")
 result.frames, result.flicker, result.warnings
 
 What is kept: the times of the frames, also where they are uneven; sound, subtitles, data, pictures and attachments
@@ -60,6 +60,7 @@ from fairweather import __version__
 from fairweather.auto import AutoRestorer, steps_for
 from fairweather.errors import FairweatherError, MissingExtraError, PictureError, UsageError, unknown_name
 from fairweather.files import written_whole
+from fairweather.images import EXTENSIONS as PICTURES
 from fairweather.images import MAX_MEGAPIXELS
 from fairweather.infrared import (
     LEVEL,
@@ -131,6 +132,10 @@ AREA = 5
 """An area of so many pixels square is static if the mean of the input in it changes by less than STATIC."""
 THINNED = 2
 """Of the pixels of the static areas, one in so many of each row and column tells contrast and brightness."""
+FINE = 3
+"""Noise is finer than what is seen: a mean over so many pixels square is free of most of it."""
+NOISE_KEPT = 1.6
+"""The largest such mean of an area, seldom exceeded by noise alone, over the median of what the means leave out."""
 SEEN = 0.05
 """Share of static area below which there is nothing to hold on to."""
 BLOCK, SAME_SCENE = 16, 0.5
@@ -189,7 +194,7 @@ class VideoResult:
     def told(self) -> str:
         """One line for a person, without the names of the files."""
         infrared = f"{self.fused} fused, {self.held} held, {self.alone} alone; " if self.fused else ""
-        flicker = "" if self.flicker is None else f", flicker {self.flicker:.2f}"
+        flicker = "" if self.flicker is None else f", flicker {self.flicker:.2f} before encoding"
         quality = "lossless" if self.crf is None else f"crf {self.crf}"
         resumed = f" after {self.resumed} of an earlier run" if self.resumed else ""
         return (
@@ -251,16 +256,33 @@ def in_line(before: Tensor, after: Tensor, down: int, right: int) -> tuple[Tenso
 
 
 def static_areas(before: _Picture, after: _Picture) -> Bool[Tensor, "h w"] | None:
-    """Where two frames in line show the same, noise apart; None if hardly anywhere, or if there was a cut between."""
-    height, width = before.shape[1:]
+    """Where two frames in line show the same, noise apart; None if there was a cut between."""
     blocks = (F.avg_pool2d(x.mean(0, keepdim=True), BLOCK, ceil_mode=True) for x in (before, after))
     one, two = (x - x.mean() for x in blocks)  # in which rain hides no scene
     if (one * two).sum() < SAME_SCENE * one.norm() * two.norm():
         return None
     change = F.avg_pool2d((after - before)[None], AREA, ceil_mode=True, count_include_pad=False)[0]
-    same = change.abs().mean(0) < STATIC
-    static = same.repeat_interleave(AREA, 0).repeat_interleave(AREA, 1)[:height, :width]
-    return static if static.float().mean() >= SEEN else None
+    return _spread(change.abs().mean(0) < STATIC, before)
+
+
+def static_heat(before: Float32[Tensor, "1 h w"], after: Float32[Tensor, "1 h w"]) -> Bool[Tensor, "h w"]:
+    """Where two infrared frames in line show the same, noise apart.
+
+    A far person is a few warm pixels that may well move within an area, so that the largest change in it counts, not
+    the mean. Thermal cameras adjust the brightness of the whole picture, which moves nothing.
+    """
+    change = after - before
+    change = change - change.median()
+    smooth = F.avg_pool2d(change, FINE, stride=1, padding=FINE // 2, count_include_pad=False)
+    noise = (change - smooth).abs().median()
+    largest = F.max_pool2d(smooth.abs(), AREA, ceil_mode=True)[0]
+    return _spread(largest < torch.clamp(NOISE_KEPT * noise, min=STATIC), before)
+
+
+def _spread(areas: Bool[Tensor, "y x"], picture: Tensor) -> Bool[Tensor, "h w"]:
+    """What holds of areas, for each pixel of a picture."""
+    height, width = picture.shape[-2:]
+    return areas.repeat_interleave(AREA, 0).repeat_interleave(AREA, 1)[:height, :width]
 
 
 @dataclass
@@ -268,19 +290,23 @@ class Steadied:
     """Keeps a restored video from flickering more than its input, and measures how much it does.
 
     In static areas, a result that changes from frame to frame flickers, unless the input does too. Each frame is
-    aligned with the last by a shift of the whole; static is where the input then changes by no more than noise.
+    aligned with the last by a shift of the whole; static is where the input then changes by no more than noise. Of a
+    fused frame that is where neither camera sees a change: in the dark, what moves is seen by the infrared one alone.
 
     1. Contrast and brightness: a gain and an offset for each channel, for the whole frame, make the static areas those
        of the last result, but for what they changed in the input. They fade over TONE_SECONDS. Dehazing needs it.
     2. If the static areas still change more than the input's, they are mixed with the last result as far as that
        takes. Dehazing, which amplifies noise, needs it; deraining and denoising change less by themselves.
 
-    A cut, or a frame without static areas, begins anew.
+    A cut, or a frame without static areas, begins anew, and so does the first frame with or without infrared: fused
+    and cleaned pictures differ everywhere, and mixed area by area they would show as a mosaic.
     """
 
     degraded: Tensor | None = None
     restored: Tensor | None = None
     """The last frame (3, h, w), before and after."""
+    infrared: Tensor | None = None
+    """What it was fused with (1, h, w), if it was."""
     time: float = 0.0
     changes: tuple[float, float] = (0.0, 0.0)
     """Of the static areas of input and result, summed."""
@@ -295,14 +321,28 @@ class Steadied:
         before, after = (max(change / self.area, FAINTEST) for change in self.changes)
         return after / before
 
-    def next(self, degraded: _Picture, restored: _Picture, time: float) -> _Picture:
-        """The restored frame, steadied; `time` in seconds."""
-        if self.degraded is not None and self.restored is not None:
+    def next(
+        self,
+        degraded: _Picture,
+        restored: _Picture,
+        time: float,
+        infrared: Float32[Tensor, "1 h w"] | None = None,
+    ) -> _Picture:
+        """The restored frame, steadied.
+
+        Args:
+            time: in seconds. infrared: what the frame was fused with, in line with it.
+        """
+        switched = (infrared is None) != (self.infrared is None)
+        if self.degraded is not None and self.restored is not None and not switched:
             was, done = self.degraded.to(degraded.device), self.restored.to(restored.device)
-            shift = shift_between(was.mean(0), degraded.mean(0))
+            heat = None if self.infrared is None else self.infrared.to(degraded.device)
+            shift = shift_between(_seen(was, heat), _seen(degraded, infrared))
             before, now = in_line(was, degraded, *shift)
             static = static_areas(before, now)
-            if static is not None:
+            if static is not None and heat is not None and infrared is not None:
+                static &= static_heat(*in_line(heat, infrared, *shift))
+            if static is not None and static.float().mean() >= SEEN:
                 last, new = in_line(done, restored, *shift)
                 every = static[::THINNED, ::THINNED]
                 samples = (x[:, ::THINNED, ::THINNED][:, every] for x in (before, now, last, new))
@@ -312,7 +352,7 @@ class Steadied:
                 restored.clamp_(0, 1)
                 last, new = in_line(done, restored, *shift)
                 self._hold(now - before, last, new, static)
-        self.degraded, self.restored, self.time = degraded, restored, time
+        self.degraded, self.restored, self.infrared, self.time = degraded, restored, infrared, time
         return restored
 
     def _hold(self, seen: Tensor, last: Tensor, new: Tensor, static: Tensor) -> None:
@@ -326,6 +366,12 @@ class Steadied:
         new.sub_(change, alpha=share)
         self.changes = self.changes[0] + allowed, self.changes[1] + (1 - share) * changed
         self.area += count
+
+
+def _seen(picture: _Picture, infrared: Float32[Tensor, "1 h w"] | None) -> Float32[Tensor, "h w"]:
+    """One plane with all edges that tell how the view moved; in the dark the infrared ones are the clearer."""
+    grey = picture.mean(0)
+    return grey if infrared is None else grey + infrared[0]
 
 
 def tone_kept(
@@ -453,6 +499,8 @@ def look(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Look:
     """
     if not path.is_file():
         raise PictureError(f"{path}: no such file")
+    if path.suffix.lower() in PICTURES:
+        raise PictureError(f"{path}: is a picture; give a video")
     with _opened(path) as container:
         stream = _main(container, path)
         if stream.width * stream.height > max_megapixels * 1e6:
@@ -643,6 +691,8 @@ class _Infrared:
         """Of the frame last read, and"""
         self.heat: Tensor | None = None
         """what it is, as it is fused; the one before if it was blank."""
+        self.blank = False
+        """Whether it was, as while a shutter is closed."""
         self.used = -math.inf
         """When that was last seen in time."""
 
@@ -654,10 +704,11 @@ class _Infrared:
         """
         times, others, within = visible.times, self.times, self.within
         if all(self.partner(time) is None for time in times):
-            spans = [f"{x[0]:.2f} to {x[-1]:.2f} s" if x else "no time at all" for x in (others, times)]
             raise PictureError(
-                f"{self.seen.path}: runs from {spans[0]} and {visible.path.name} from {spans[1]}, so that no frame has "
-                "a partner; give their offset, or other files"
+                f"{self.seen.path}: runs from {others[0]:.2f} to {others[-1]:.2f} s and {visible.path.name} from "
+                f"{times[0]:.2f} to {times[-1]:.2f} s, so that no frame has a partner; check that they show the same "
+                f"drive, and if only the clocks differ, give restore_video in Python an infrared_offset (both begin "
+                f"together with {times[0] - others[0]:.2f})"
             )
         said = []
         if max(abs(others[0] - times[0]), abs(others[-1] - times[-1])) > max(HOLD, 2 * within):
@@ -679,38 +730,44 @@ class _Infrared:
 
     def at(self, time: float) -> tuple[Tensor | None, Literal["fused", "held", "alone"]]:
         """The infrared picture (1, y, x) for this time, in seconds."""
-        partner = self.partner(time)
-        if partner is not None and self._read(partner):
+        if self.looked_up(time) and not self.blank:
             self.used = time
             return self.heat, "fused"
         if time - self.used <= HOLD:
             return self.heat, "held"
         return None, "alone"
 
-    def _read(self, pts: int) -> bool:
-        """Go on to the frame of this time; False if it is blank, as while a shutter is closed, or not to be found."""
-        if self.pts == pts:
-            return True
+    def looked_up(self, time: float) -> bool:
+        """Go on to the partner of this time; False if there is none, or it is not to be found."""
+        pts = self.partner(time)
+        if pts is None or self.pts == pts:
+            return pts is not None
         frame = next((frame for frame in self._frames if frame.pts >= pts), None)
-        if frame is None or frame.pts != pts:
+        if frame is None:
             return False
+        if frame.pts != pts:  # it is the partner of a later time
+            self._frames = itertools.chain([frame], self._frames)
+            return False
+        heat = self._heat(frame)
+        self.pts, self.blank = pts, heat is None
+        self.heat = self.heat if heat is None else heat
+        return True
+
+    def _heat(self, frame: Frame) -> Tensor | None:
+        """What is to be fused of a frame; None if it is blank."""
         grey, counts = _grey(frame, self.seen.turn)
         span = occupied(grey, counts=counts, at_most=LOOKED_AT)
         if span is None:
-            return False
-        if (
-            self.span != UNSTRETCHED
-        ):  # raw counts drift with the sensor's warmth, and jump when it is adjusted
+            return None
+        if self.span != UNSTRETCHED:
+            # Raw counts drift with the sensor's warmth, and jump when it is adjusted.
             (low, high), (new_low, new_high) = self.span, span
-            passed = 0.0 if self.pts is None else float((pts - self.pts) * self.seen.time_base)
+            passed = 0.0 if self.pts is None else float((frame.pts - self.pts) * self.seen.time_base)
             apart = new_high < low or new_low > high
             share = 1.0 if apart else 1 - math.exp(-passed / STRETCH_SECONDS)
             self.span = low + share * (new_low - low), high + share * (new_high - high)
         heat = stretched(grey, self.span)
-        if heat.max() - heat.min() < LEVEL:
-            return False
-        self.pts, self.heat = pts, heat
-        return True
+        return None if heat.max() - heat.min() < LEVEL else heat
 
 
 class _Held(NamedTuple):
@@ -1136,6 +1193,8 @@ class _Run:
     last: int = 0
     """Duration of the last frame, in units of its time base."""
     counts: dict[str, int] = field(default_factory=lambda: {"fused": 0, "held": 0, "alone": 0})
+    blank: int = 0
+    """Frames whose infrared partner holds one value only."""
     share: float = 0.0
     """Of infrared, summed over the frames with any."""
     warnings: dict[str, None] = field(default_factory=dict)
@@ -1148,27 +1207,29 @@ class _Run:
         if self.infrared is not None:
             heat, how = self.infrared.at(time)
             self.counts[how] += 1
-        restored = degraded
+            self.blank += self.infrared.blank and self.infrared.partner(time) == self.infrared.pts
+        restored, infrared = degraded, None
         for result in _results(restorer, degraded, heat, self.held, strength=strength, fusion=fusion):
-            restored = result.image
+            restored, infrared = result.image, result.infrared
             self.warnings |= dict.fromkeys(result.warnings)
             if result.infrared_share is not None:
                 self.share += float(result.infrared_share.mean())
         if isinstance(restorer, AutoRestorer) and strength != 1:
             restored = torch.lerp(degraded, restored, strength).clamp(0, 1)
         device = restorer.device
-        return self.steadied.next(degraded.to(device), restored.to(device), time).cpu()
+        infrared = None if infrared is None else infrared.to(device)
+        return self.steadied.next(degraded.to(device), restored.to(device), time, infrared).cpu()
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """As tensors, and as what JSON can hold."""
         steadied, infrared = self.steadied, self.infrared
-        tensors = {"degraded": steadied.degraded, "restored": steadied.restored}
+        tensors = {name: getattr(steadied, name) for name in _LAST}
         state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         state |= {"held": self.held._asdict(), "warnings": [*self.warnings]}
         state["steadied"] = {"time": steadied.time, "changes": steadied.changes, "area": steadied.area}
         if infrared is not None:
             tensors["heat"] = infrared.heat
-            state["infrared"] = {"pts": infrared.pts, "used": infrared.used, "span": infrared.span}
+            state["infrared"] = {name: getattr(infrared, name) for name in ("pts", "blank", "used", "span")}
         return {name: x.cpu() for name, x in tensors.items() if x is not None}, state
 
     @classmethod
@@ -1178,14 +1239,14 @@ class _Run:
         held |= {name: tuple(held[name]) for name in ("steps", "shift", "warnings")}
         if infrared is not None:
             infrared.heat = tensors.get("heat")
-            infrared.pts, infrared.used = state["infrared"]["pts"], state["infrared"]["used"]
-            infrared.span = tuple(state["infrared"]["span"])
+            camera = state["infrared"]
+            infrared.pts, infrared.blank, infrared.used = (camera[x] for x in ("pts", "blank", "used"))
+            infrared.span = tuple(camera["span"])
         return cls(
             held=_Held(**held),
             infrared=infrared,
             steadied=Steadied(
-                degraded=tensors.get("degraded"),
-                restored=tensors.get("restored"),
+                **{name: tensors.get(name) for name in _LAST},
                 time=then["time"],
                 changes=tuple(then["changes"]),
                 area=then["area"],
@@ -1195,7 +1256,8 @@ class _Run:
         )
 
 
-_PLAIN = ("frames", "last", "counts", "share")
+_PLAIN = ("frames", "last", "counts", "blank", "share")
+_LAST = ("degraded", "restored", "infrared")
 
 
 def _results(
@@ -1223,11 +1285,11 @@ def _results(
 
 
 def restore_video(
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     restorer: AnyRestorer,
     *,
-    infrared: Path | None = None,
+    infrared: Path | str | None = None,
     infrared_offset: float = 0.0,
     strength: float = 1.0,
     fusion: float = 1.0,
@@ -1271,7 +1333,8 @@ def restore_video(
         raise UsageError(f"segment_seconds is {segment_seconds:g}, expected more than 0")
     if infrared is not None and not isinstance(restorer, NightRestorer):
         raise UsageError(f"an infrared video goes with night; {restorer.task} takes none")
-    inputs = [file for file in (source, infrared) if file is not None]
+    source, target = Path(source), Path(target)
+    inputs = [Path(file) for file in (source, infrared) if file is not None]
     if target.resolve() in [file.resolve() for file in inputs]:
         raise UsageError(f"{target} would overwrite an input; choose another output")
     encoder, crf = chosen_encoder(target, encoder, crf)
@@ -1329,7 +1392,9 @@ def restore_video(
         warnings += [*pairs.reader.warnings(), *_unpaired(run)]
     flicker = run.steadied.flicker
     if flicker is not None and flicker > FLICKER:
-        warnings.append(f"flickers: static areas change {flicker:.2f} times as much as those of the input")
+        warnings.append(
+            f"flickers: static areas change {flicker:.2f} times as much as those of the input, before encoding"
+        )
     seconds = time.perf_counter() - start
     paired = run.counts["fused"] + run.counts["held"]
     return VideoResult(
@@ -1378,9 +1443,11 @@ def _bits_lost(encoder: str, seen: Look) -> list[str]:
 
 def _unpaired(run: _Run) -> list[str]:
     held, alone = run.counts["held"], run.counts["alone"]
-    if not held + alone:
+    missing = held + alone - run.blank
+    reasons = [f"{missing} of {run.frames} frames have no infrared partner"] if missing else []
+    if run.blank:
+        reasons.append(f"of {run.blank} of {run.frames} frames the infrared partner holds one value only")
+    if not reasons:
         return []
-    return [
-        f"{held + alone} of {run.frames} frames have no infrared partner: {held} were fused with the last one before, "
-        f"{alone} cleaned alone"
-    ]
+    said = f"{held} were fused with the last one before, {alone} cleaned alone"
+    return [f"{' and '.join(reasons)}: {said}"]

@@ -616,7 +616,8 @@ def test_videos_of_unequal_length_lose_no_frame_and_say_so(
 
 def test_videos_that_do_not_overlap_are_refused() -> None:
     with pytest.raises(
-        PictureError, match=r"ir.mp4: runs from 10.00 to 10.62 s and a.mp4 from 0.00 to 0.62 s"
+        PictureError,
+        match=r"ir.mp4: runs from 10.00 to 10.62 s and a.mp4 from 0.00 to 0.62 s.*infrared_offset .*-10.00",
     ):
         night(infrared=[*range(240, 256)])
     assert names() == {"a.mp4", "ir.mp4"}
@@ -630,6 +631,31 @@ def test_a_blank_infrared_frame_counts_as_missing() -> None:
     write("ir.mp4", [grey(0.3), grey(0.3), blank, blank, grey(0.3), grey(0.3)])
     result = restored("a.mp4", net=fusing(), infrared=Path("ir.mp4"))
     assert counted(result) == (4, 2, 0)
+    assert result.warnings[-1] == (
+        "of 2 of 6 frames the infrared partner holds one value only: 2 were fused with the last one before, 0 cleaned "
+        "alone"
+    )
+
+
+def test_a_blank_infrared_frame_of_a_slower_camera_takes_no_later_one_with_it() -> None:
+    write("a.mp4", [np.full((HEIGHT, WIDTH, 3), 0.8)] * 12)
+    blank = np.full((HEIGHT, WIDTH, 3), 0.5)
+    write("ir.mp4", [grey(0.3), blank, grey(0.3)], pts=[512 * at + 100 for at in (1, 5, 9)])
+    result = restored("a.mp4", net=fusing(), infrared=Path("ir.mp4"))
+    assert counted(result) == (8, 4, 0)
+
+
+def test_a_picture_in_place_of_a_video_is_refused() -> None:
+    write("a.mp4")
+    Path("ir.png").write_bytes(b"")
+    with pytest.raises(PictureError, match=r"ir.png: is a picture; give a video"):
+        restored("a.mp4", net=fusing(), infrared=Path("ir.png"))
+
+
+def test_files_may_be_named_by_strings() -> None:
+    write("a.mp4")
+    write("ir.mp4", [grey(0.3)] * 16)
+    assert restore_video("a.mp4", "out.mp4", fusing(), infrared="ir.mp4").fused == 16
 
 
 def test_a_coloured_infrared_video_is_refused() -> None:
@@ -799,6 +825,76 @@ def test_flicker_of_places_is_held_to_the_inputs(monkeypatch: pytest.MonkeyPatch
     assert held is not None
     assert measured is not None
     assert held < 1.05 < 1.5 < measured
+
+
+def in_the_dark(
+    heat: Sequence[np.ndarray], *, noise: float = 0.004
+) -> tuple[VideoResult, np.ndarray, np.ndarray]:
+    """A dark visible video fused to an infrared one, both with noise; the result, its frames and the infrared ones."""
+    random = np.random.default_rng(0)
+    dark = 0.2 * scene(width=heat[0].shape[1], height=heat[0].shape[0])
+    frames = [(dark + random.normal(0, 0.004, dark.shape)).clip(0, 1) for _ in heat]
+    write("a.mkv", frames, codec="ffv1", pixels="yuv444p", ticks=Fraction(1, 1000))
+    noisy = [(each[..., None] + random.normal(0, noise, (*each.shape, 1))).clip(0, 1) for each in heat]
+    write(
+        "ir.mkv",
+        [each.repeat(3, 2) for each in noisy],
+        codec="ffv1",
+        pixels="yuv444p",
+        ticks=Fraction(1, 1000),
+    )
+    result = restored("a.mkv", "out.mkv", fusing(), encoder="ffv1", infrared=Path("ir.mkv"))
+    assert result.fused == len(heat)
+    return result, pictures_of("out.mkv").mean(-1), 255 * np.stack(noisy)[..., 0]
+
+
+def test_what_the_infrared_alone_sees_moves_without_a_trail() -> None:
+    heat = [0.5 * scene(width=160, height=120).mean(-1) for _ in range(10)]
+    for at, frame in enumerate(heat):
+        frame[40:80, 20 + 3 * at : 30 + 3 * at] = 0.95  # somebody
+        frame[20:22, 120 - at : 122 - at] = 0.95  # far away
+    result, seen, expected = in_the_dark(heat)
+    for at in range(1, 10):
+        for place in (
+            (slice(40, 80), slice(14 + 3 * at, 36 + 3 * at)),
+            (slice(19, 23), slice(116 - at, 126 - at)),
+        ):
+            assert abs(seen[at][place] - expected[at][place]).mean() < 4
+    assert result.flicker is not None
+    assert result.flicker < 1.05
+
+
+def test_the_infrared_view_of_a_driving_camera_stays_sharp() -> None:
+    wide = torch.from_numpy(np.ascontiguousarray(scene(3, width=60, height=45).mean(-1)))[None, None]
+    grain = torch.rand(1, 1, 45, 60, generator=torch.Generator().manual_seed(1))
+    view = nn.functional.interpolate((wide + grain) / 2, (480, 640), mode="bicubic").clamp(0, 1)
+    heat = []
+    for at in range(10):
+        y, x = (round(side / 2 * (1 - 0.99**at)) for side in (480, 640))
+        inside = view[..., y : 480 - y, x : 640 - x]
+        heat.append(nn.functional.interpolate(inside, (120, 160), mode="area")[0, 0].numpy())
+    _, seen, expected = in_the_dark(heat)
+    edges = abs(np.diff(expected[-1], axis=1)) > 8
+    assert edges.mean() > 0.05
+    assert abs(seen[-1] - expected[-1])[:, 1:][edges].mean() < 4
+
+
+@pytest.mark.parametrize("noise", [2, 6])
+def test_noise_of_the_infrared_is_still_held(noise: float) -> None:
+    result, seen, expected = in_the_dark([0.5 * scene(width=160, height=120).mean(-1)] * 8, noise=noise / 255)
+    assert abs(np.diff(seen[2:], axis=0)).mean() < 0.5 * abs(np.diff(expected[2:], axis=0)).mean()
+    assert result.flicker is not None
+
+
+def test_frames_with_and_without_infrared_are_not_mixed() -> None:
+    """Area by area they would show as a mosaic."""
+    visible = torch.from_numpy(scene()).permute(2, 0, 1).contiguous()
+    warm = 1 - visible.mean(0, keepdim=True)
+    state = Steadied()
+    for at in range(9):
+        infrared = None if 3 <= at < 6 else warm
+        restored = (visible if infrared is None else infrared).expand(3, -1, -1).clone()
+        torch.testing.assert_close(state.next(visible, restored.clone(), at / RATE, infrared), restored)
 
 
 def test_a_cut_begins_anew() -> None:
