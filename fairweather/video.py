@@ -765,7 +765,10 @@ class _Infrared:
             passed = 0.0 if self.pts is None else float((frame.pts - self.pts) * self.seen.time_base)
             apart = new_high < low or new_low > high
             share = 1.0 if apart else 1 - math.exp(-passed / STRETCH_SECONDS)
-            self.span = low + share * (new_low - low), high + share * (new_high - high)
+            # By ratios: of a span a hundred times as wide, a hundredth would already halve all contrast.
+            width = (high - low) ** (1 - share) * (new_high - new_low) ** share
+            low += share * (new_low - low)
+            self.span = low, low + width
         heat = stretched(grey, self.span)
         return None if heat.max() - heat.min() < LEVEL else heat
 
