@@ -271,6 +271,12 @@ def _add_task(task: str, help: str) -> None:
                         say(outcome.line(), style="red")
                     elif not quiet and not as_json:
                         say(outcome.line())
+            except KeyboardInterrupt:
+                if resume and any(is_video(job.source) for job in jobs):
+                    say(
+                        "interrupted; what is restored of a video is kept, and the same command goes on from there"
+                    )
+                raise
             finally:  # also when interrupted
                 if not quiet and not as_json and (len(jobs) > 1 or counts["failed"]) and any(counts.values()):
                     told = ", ".join(f"{n} {status}" for status, n in counts.items())

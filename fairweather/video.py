@@ -707,8 +707,8 @@ class _Infrared:
             raise PictureError(
                 f"{self.seen.path}: runs from {others[0]:.2f} to {others[-1]:.2f} s and {visible.path.name} from "
                 f"{times[0]:.2f} to {times[-1]:.2f} s, so that no frame has a partner; check that they show the same "
-                f"drive, and if only the clocks differ, give restore_video in Python an infrared_offset (both begin "
-                f"together with {times[0] - others[0]:.2f})"
+                f"drive, and if only the clocks differ, give the offset (both begin together with --ir-offset "
+                f"{times[0] - others[0]:.2f})"
             )
         said = []
         if max(abs(others[0] - times[0]), abs(others[-1] - times[-1])) > max(HOLD, 2 * within):
@@ -790,6 +790,7 @@ def _decided(
     infrared: _Infrared | None,
     *,
     max_shift: float,
+    shift: tuple[float, float] | None,
     strength: float,
     tile: int | Literal["auto"],
 ) -> _Held:
@@ -823,20 +824,25 @@ def _decided(
         partners[pts]: workers[0].restore(picture, strength=strength, tile=side, depth=False).image
         for pts, picture in pictures.items()
     }
-    shift, warnings = _shift(infrared, clean, max_shift=max_shift)
-    return held._replace(shift=shift, warnings=warnings)
+    found, warnings = _shift(infrared, clean, max_shift=max_shift, known=shift)
+    return held._replace(shift=found, warnings=warnings)
 
 
 def _shift(
-    infrared: _Infrared, clean: Mapping[int, Tensor], *, max_shift: float
+    infrared: _Infrared,
+    clean: Mapping[int, Tensor],
+    *,
+    max_shift: float,
+    known: tuple[float, float] | None,
 ) -> tuple[tuple[float, float], tuple[str, ...]]:
     """How far the infrared video lies off, right and down, and what is to be said of it; sets its span, too.
 
     Args:
-        clean: cleaned pictures by the times (pts) of their partners.
+        clean: cleaned pictures by the times (pts) of their partners. known: the shift, if it need not be measured.
 
     Raises:
-        PictureError: if the sizes do not match, all of them lie too far off, or the infrared video is in colours.
+        PictureError: if the sizes do not match, all of them lie too far off or seem to show another view, or the
+            infrared video is in colours.
     """
     seen = infrared.seen
     spans, found, errors = [], [], []
@@ -848,11 +854,14 @@ def _shift(
             continue
         spans.append(span)
         try:
-            found.append(align(clean[pts], stretched(grey, to_stretch(span)), max_shift=max_shift))
+            heat = stretched(grey, to_stretch(span))
+            found.append(align(clean[pts], heat, max_shift=max_shift, shift=known))
         except PictureError as error:
             errors.append(error)
     if errors and not found:
         raise PictureError(f"{seen.path}: {errors[0]}")
+    if found and not any(one.fits for one in found):
+        raise PictureError(f"{seen.path}: {found[0].warnings[0]}")
     if spans:
         low, high = (statistics.median(end) for end in zip(*spans, strict=True))
         infrared.span = to_stretch((low, high))
@@ -1297,6 +1306,7 @@ def restore_video(
     strength: float = 1.0,
     fusion: float = 1.0,
     max_shift: float = 0.05,
+    shift: tuple[float, float] | None = None,
     tile: int | Literal["auto"] = "auto",
     encoder: str | None = None,
     crf: int | None = None,
@@ -1316,7 +1326,7 @@ def restore_video(
         source, infrared: videos; never changed.
         target: .mp4, .m4v, .mov, .mkv or .webm; written whole or not at all, over what was there.
         infrared_offset: seconds to add to the times of the infrared video, if its clock is another.
-        strength, fusion, max_shift, tile: as of the restorers.
+        strength, fusion, max_shift, shift, tile: as of the restorers.
         encoder: one of ENCODERS, see above; None takes the usual one of the container.
         crf: quality, small is good; None takes the encoder's usual one.
         segment_seconds: how much of the video an interruption loses at most.
@@ -1352,13 +1362,13 @@ def restore_video(
     elif isinstance(restorer, NightRestorer):
         warnings.append("no infrared video: cleaned, not fused")
 
-    options = (strength, fusion, max_shift, tile, infrared_offset, encoder, crf, segment_seconds)
+    options = (strength, fusion, max_shift, shift, tile, infrared_offset, encoder, crf, segment_seconds)
     parts = _Parts(target, _key(restorer, inputs, options), resume=resume)
     stored = parts.state()
     if stored:
         run = _Run.again(*stored, pairs)
     else:
-        held = _decided(restorer, seen, pairs, max_shift=max_shift, strength=strength, tile=tile)
+        held = _decided(restorer, seen, pairs, max_shift=max_shift, shift=shift, strength=strength, tile=tile)
         run = _Run(held, pairs)
     resumed, total = run.frames, len(seen.pts)
     if progress and resumed:

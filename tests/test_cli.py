@@ -560,6 +560,25 @@ def test_an_interrupt_ends_with_130(fairweather: Run, monkeypatch: pytest.Monkey
     assert list(digests()) == ["a.png"]
 
 
+def test_an_interrupted_video_says_how_to_go_on(fairweather: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    Path("a.mp4").touch()
+    monkeypatch.setattr("fairweather.jobs.restore_video", interrupted)
+    ended = fairweather("derain", "a.mp4")
+    assert ended.code == 130
+    assert "what is restored of a video is kept" in ended.err
+
+
+@pytest.mark.parametrize("wrong", ["3", "3,x", "nan,0", "1,2,3"])
+def test_a_shift_that_is_none_is_refused(fairweather: Run, wrong: str) -> None:
+    noisy("a.png")
+    ended = fairweather("night", "a.png", "--ir-shift", wrong)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"--ir-shift '{wrong}': expected two numbers of pixels, such as 3,-1.5" in ended.err
+
+
 # Models ----------------------------------------------------------------------------------------------------------
 
 

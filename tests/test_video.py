@@ -617,7 +617,7 @@ def test_videos_of_unequal_length_lose_no_frame_and_say_so(
 def test_videos_that_do_not_overlap_are_refused() -> None:
     with pytest.raises(
         PictureError,
-        match=r"ir.mp4: runs from 10.00 to 10.62 s and a.mp4 from 0.00 to 0.62 s.*infrared_offset .*-10.00",
+        match=r"ir.mp4: runs from 10.00 to 10.62 s and a.mp4 from 0.00 to 0.62 s.*--ir-offset .*-10.00",
     ):
         night(infrared=[*range(240, 256)])
     assert names() == {"a.mp4", "ir.mp4"}
@@ -843,7 +843,7 @@ def in_the_dark(
         pixels="yuv444p",
         ticks=Fraction(1, 1000),
     )
-    result = restored("a.mkv", "out.mkv", fusing(), encoder="ffv1", infrared=Path("ir.mkv"))
+    result = restored("a.mkv", "out.mkv", fusing(), encoder="ffv1", infrared=Path("ir.mkv"), shift=(0.0, 0.0))
     assert result.fused == len(heat)
     return result, pictures_of("out.mkv").mean(-1), 255 * np.stack(noisy)[..., 0]
 
@@ -877,6 +877,19 @@ def test_the_infrared_view_of_a_driving_camera_stays_sharp() -> None:
     edges = abs(np.diff(expected[-1], axis=1)) > 8
     assert edges.mean() > 0.05
     assert abs(seen[-1] - expected[-1])[:, 1:][edges].mean() < 4
+
+
+def test_an_infrared_video_of_another_view_is_refused_and_a_known_shift_is_taken() -> None:
+    random = np.random.default_rng(0)
+    for name, picture in (("a.mkv", scene(width=160, height=120)), ("ir.mkv", random.random((120, 160, 1)))):
+        write(name, [picture * np.ones(3)] * 3, codec="ffv1", pixels="yuv444p")
+    with pytest.raises(
+        PictureError, match=r"ir\.mkv: the infrared picture seems to show another view; if it"
+    ):
+        restored("a.mkv", "out.mkv", fusing(), encoder="ffv1", infrared=Path("ir.mkv"))
+    result = restored("a.mkv", "out.mkv", fusing(), encoder="ffv1", infrared=Path("ir.mkv"), shift=(2.0, 0.0))
+    assert result.fused == 3
+    assert "the infrared video lay 2.0 pixels to the right and 0.0 up; it was moved back" in result.warnings
 
 
 @pytest.mark.parametrize("noise", [2, 6])
