@@ -655,7 +655,7 @@ def test_a_picture_in_place_of_a_video_is_refused() -> None:
 def test_files_may_be_named_by_strings() -> None:
     write("a.mp4")
     write("ir.mp4", [grey(0.3)] * 16)
-    assert restore_video("a.mp4", "out.mp4", fusing(), infrared="ir.mp4").fused == 16
+    assert restore_video("a.mp4", "out.mp4", fusing(), infrared="ir.mp4", shift=(0, 0)).fused == 16
 
 
 def test_a_coloured_infrared_video_is_refused() -> None:
