@@ -228,10 +228,9 @@ def test_a_fusion_of_two_pictures_is_exported(backend: str, tmp_path: Path) -> N
     how = {"model": "fusionnet_small", "sha256": "", "device": "cpu", "precision": "fp32"}
     ours, expected = NightRestorer(None, cleaner, **how, exported=file), NightRestorer(net, cleaner, **how)
     visible, infrared = noise(3, 41, 67), noise(1, 41, 67).flip(-1)
-    fused = ours.restore(visible, infrared, max_shift=0)
-    torch.testing.assert_close(
-        fused.image, expected.restore(visible, infrared, max_shift=0).image, rtol=0, atol=1e-5
-    )
+    fused = ours.restore(visible, infrared, shift=(0.0, 0.0))
+    plain = expected.restore(visible, infrared, shift=(0.0, 0.0))
+    torch.testing.assert_close(fused.image, plain.image, rtol=0, atol=1e-5)
     assert fused.backend == backend
     assert not torch.equal(fused.image, visible)
 

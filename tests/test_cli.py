@@ -745,7 +745,7 @@ def test_night_fuses_what_has_a_partner_cleans_the_rest_and_says_so(fairweather:
     noisy("vis/b.png", (64, 48), noise=0, seed=1)
     noisy("ir/a.png", (32, 24), noise=0)
     PIL.Image.open("ir/a.png").convert("L").save("ir/a.png")
-    ended = fairweather("night", "vis", "--ir", "ir", "-o", "out", "--keep-steps")
+    ended = fairweather("night", "vis", "--ir", "ir", "--ir-shift", "0,0", "-o", "out", "--keep-steps")
     assert ended.code == 0
     fused, cleaned, counts = ended.lines()
     assert re.search(r"vis/a.png -> out/a.png \(\d+% infrared; .*steps a.clean.png and a.infrared.png", fused)
