@@ -17,7 +17,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from fairweather.data.patches import Clear, Pairs, Stage
+from fairweather.data.patches import Clear, Pairs, Source, Stage
 from fairweather.errors import FairweatherError
 from fairweather.losses.pixel import pixel_loss
 from fairweather.metrics import luma_bt601, psnr
@@ -160,15 +160,21 @@ def derain_start() -> TrainConfig:
     )
 
 
+def _mixed(sources: Sequence[Source], *, pairs: float, fresh: float) -> tuple[Source, ...]:
+    """RoadScene-rain's pairs, the same rain freshly drawn, and wide rain for the rest in its own proportions."""
+    own, drawn, *wide = sources
+    rest = (1 - pairs - fresh) / sum(source.weight for source in wide)
+    shares = [(own, pairs), (drawn, fresh), *((source, source.weight * rest) for source in wide)]
+    return tuple(dataclasses.replace(source, weight=share) for source, share in shares)
+
+
 def derain_small() -> TrainConfig:
     """Rain by day and night: RoadScene-rain's own rain, the same rain freshly drawn, and our wide generator."""
     start = derain_start()
-    pairs, fresh, *wide = start.sources
-    shares = [(pairs, 0.5), (fresh, 0.2), *((source, source.weight * 0.3 / 0.45) for source in wide)]
     return dataclasses.replace(
         start,
         recipe="derain_small",
-        sources=tuple(dataclasses.replace(source, weight=share) for source, share in shares),
+        sources=_mixed(start.sources, pairs=0.5, fresh=0.2),
         init=Path("runs/derain_start/weights.safetensors"),
         loss="psnr",
         steps=6500,
@@ -195,12 +201,10 @@ def derain_long() -> TrainConfig:
 def derain_finish() -> TrainConfig:
     """Fourth stage of derain_small: twice the patches, more of its own rain, and the luma counted twice."""
     before = derain_long()
-    pairs, fresh, *wide = before.sources
-    shares = [(pairs, 0.56), (fresh, 0.2), *((source, source.weight * 0.24 / 0.3) for source in wide)]
     return dataclasses.replace(
         before,
         recipe="derain_finish",
-        sources=tuple(dataclasses.replace(source, weight=share) for source, share in shares),
+        sources=_mixed(before.sources, pairs=0.56, fresh=0.2),
         init=Path("runs/derain_long/weights.safetensors"),
         loss="psnr_luma",
         learning_rate=1e-3,
