@@ -211,6 +211,7 @@ def _add_task(task: str, help: str) -> None:
                     f"{option} writes more files, and -o - has no place for them; give -o a file"
                 )
         several = _auto_or("--workers", workers, "a number of pictures")
+        shift = None if ir_shift is None else _two_numbers("--ir-shift", ir_shift)
         jobs = plan(
             inputs,
             task=task,
@@ -237,7 +238,7 @@ def _add_task(task: str, help: str) -> None:
         options = Options(
             strength=strength,
             fusion=fusion,
-            shift=None if ir_shift is None else _two_numbers("--ir-shift", ir_shift),
+            shift=shift,
             infrared_offset=ir_offset,
             tile=size,
             format=format,

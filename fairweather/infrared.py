@@ -211,18 +211,17 @@ def align(
 
     found = _find(luma[0].cpu().numpy(), heat, reach=max(REACH, 2 * max_shift))
     longer = max(height, width)
-    if found.lead < CLEAR and found.distance > SETTLED * longer:
+    if not found.clear and found.distance > SETTLED * longer:
         far = _find(luma[0].cpu().numpy(), heat, reach=FAR)
-        found = far if far.lead >= CLEAR else found
-    distance = found.distance
-    off = distance > SETTLED * longer
+        found = far if far.clear else found
+    off = found.distance > SETTLED * longer
     lies = told_shift(found.right, found.down)
-    if off and found.lead >= CLEAR and distance > max_shift * longer:
+    if off and found.clear and found.distance > max_shift * longer:
         raise PictureError(
             f"the infrared picture lies {lies}; at most {max_shift * longer:.0f} pixels are corrected: "
             "take a pair of the same view, or register it before"
         )
-    if off and found.lead >= CLEAR and found.gain >= CLEAR:
+    if off and found.clear and found.gain >= CLEAR:
         placed, valid = _moved_back(luma, heat, found.right, found.down)
         return Aligned(
             infrared=placed,
@@ -231,7 +230,7 @@ def align(
             agreement=found.best,
             warnings=(f"the infrared picture lay {lies}; it was moved back",),
         )
-    fits = not off or found.lead >= CLEAR
+    fits = found.clear or not off
     said = "the infrared picture seems to show another view; if it does not, give its shift (0,0 is none)"
     return Aligned(
         infrared=as_it_is,
@@ -278,6 +277,10 @@ class _Found(NamedTuple):
     @property
     def distance(self) -> float:
         return math.hypot(self.right, self.down)
+
+    @property
+    def clear(self) -> bool:
+        return self.lead >= CLEAR
 
 
 def _find(luma: _Plane, heat: _Plane, *, reach: float) -> _Found:
