@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -130,7 +131,11 @@ def _convolve(x: Float[Tensor, "c h w"], kernel: Float[Tensor, "k k"]) -> Float[
 
 
 def add_rain(
-    clear: Picture, streaks: Float[Tensor, "1 h w"], *, brightness: float = 176 / 255, additive: bool = False
+    clear: Picture,
+    streaks: Float[Tensor, "1 h w"],
+    *,
+    brightness: float | Float[Tensor, "3 h w"] = 176 / 255,
+    additive: bool = False,
 ) -> Picture:
     """Lay streaks over a picture.
 
@@ -138,7 +143,7 @@ def add_rain(
     I = T + a C clipped, as in Rain100.
 
     Args:
-        streaks: opacity a in [0, 1]. brightness: grey level C in [0, 1].
+        streaks: opacity a in [0, 1]. brightness: C in [0, 1], a grey level or the colour of the light at each place.
 
     >>> add_rain(torch.zeros(3, 1, 1), torch.full((1, 1, 1), 0.5), brightness=0.8)[0, 0, 0]
     tensor(0.4000)
@@ -220,6 +225,15 @@ def encode_srgb(light: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """
     light = light.clamp_min(0)
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def add_light(clear: Picture, light: Float[Tensor, "3 h w"]) -> Picture:
+    """What a camera sees with this light added: amounts of light add up, display values do not; clipped at 1.
+
+    >>> add_light(torch.zeros(3, 1, 1), torch.full((3, 1, 1), 0.214))[0, 0, 0]
+    tensor(0.5000)
+    """
+    return encode_srgb(decode_srgb(clear) + light).clamp(0, 1)
 
 
 def motion_blur(clear: Picture, *, length: float, angle: float) -> Picture:
@@ -464,14 +478,22 @@ def random_camera_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Te
 def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Rain of many kinds: any direction, fine to coarse, sparse to dense, day and night, sometimes with a veil of mist.
 
-    One picture in twenty stays without rain, so that a clear picture is left alone.
+    Six nights in ten have lamps, with a halo each that the rain makes, and streaks that shine in it. One picture in
+    twenty stays without rain, so that a clear picture is left alone, lamps and all.
     """
     draw = _Draw(generator)
-    target = _random_night(clear, draw) if draw.chance(0.3) else clear
+    height, width = clear.shape[-2:]
+    night = draw.chance(0.3)
+    target = _random_night(clear, draw) if night else clear
+    lamps = random_street_lamps(height, width, generator) if night and draw.chance(0.6) else None
+    if lamps:
+        target = add_light(target, lamps.light)
     if draw.chance(0.05):
         return target, target
-    height, width = clear.shape[-2:]
-    rainy = target
+    rainy = add_light(target, lamps.halo) if lamps else target
+    # By lamps the streaks shine in the halos and are dim elsewhere.
+    ambient = draw.uniform(0.2, 1) if lamps else 1.0
+    lit = ambient + (1 - ambient) * encode_srgb(lamps.halo) if lamps else 1.0
     if draw.chance(0.3):  # distant rain that has merged into a veil
         veil = draw.uniform(0.02, 0.25)
         rainy = rainy + veil * (draw.uniform(0.5, 0.9) - rainy)
@@ -491,7 +513,7 @@ def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
             thickness=draw.log_uniform(0.5, 2.5),
             generator=generator,
         )
-        rainy = add_rain(rainy, streaks, brightness=draw.uniform(0.5, 1.0), additive=additive)
+        rainy = add_rain(rainy, streaks, brightness=draw.uniform(0.5, 1.0) * lit, additive=additive)
     if draw.chance(0.3):
         rainy = compress(rainy, quality=int(draw.uniform(80, 99)), subsampling=draw.chance(0.7))
     return rainy, target
@@ -690,6 +712,46 @@ def random_clouds(height: int, width: int, generator: Generator) -> Float[Tensor
     return _enlarge(torch.exp(-thickness)[None], height, width, low=0.04)  # 1 h w
 
 
+class Lamps(NamedTuple):
+    """Lamps in a picture, as amounts of light (see `decode_srgb`)."""
+
+    light: Float[Tensor, "3 h w"]
+    """Of the lamps themselves, 1 and more where the camera is blinded."""
+    halo: Float[Tensor, "3 h w"]
+    """What the drops in the air scatter of it, in [0, 1]."""
+
+
+def random_street_lamps(height: int, width: int, generator: Generator) -> Lamps:
+    """One to four lamps, mostly warm, small to large and some of them outside the picture, and their halos in rain.
+
+    Ours. Drops scatter light forward, so a halo is brightest at its lamp and falls off as (1 + (r / radius)^2)^-1.5,
+    r the distance; without rain a lamp has only the narrow gleam that a lens makes.
+    """
+    draw = _Draw(generator)
+    y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    light, halo = torch.zeros(3, height, width), torch.zeros(3, height, width)
+    for _ in range(int(draw.uniform(1, 5))):
+        squared = (y - height * draw.uniform(-0.2, 1.2)) ** 2 + (x - width * draw.uniform(-0.2, 1.2)) ** 2
+        size = draw.log_uniform(0.7, 6)  # in pixels, the radius of the lamp
+        colour = torch.tensor(_lamp_colour(draw)).view(3, 1, 1)
+        light += torch.sigmoid((size - squared.sqrt()) / 0.5) * draw.uniform(0.8, 2) * colour
+        light += _falloff(squared, 2 * size) * draw.uniform(0, 0.1) * colour
+        halo += _falloff(squared, draw.log_uniform(6, 60)) * draw.log_uniform(0.01, 0.3) * colour
+    return Lamps(light, halo.clamp(0, 1))
+
+
+def _falloff(squared: Float[Tensor, "h w"], radius: float) -> Float[Tensor, "h w"]:
+    """Of the light around a lamp: 1 at its centre; from the squared distance, in the unit of the radius."""
+    return (1 + squared / radius**2) ** -1.5
+
+
+def _lamp_colour(draw: _Draw) -> tuple[float, float, float]:
+    if draw.chance(0.25):
+        return draw.uniform(0.7, 1.0), 0.95, 1.0
+    green = draw.uniform(0.6, 0.95)
+    return 1.0, green, green * draw.uniform(0.4, 1.0)
+
+
 def random_lamps(height: int, width: int, generator: Generator) -> Float[Tensor, "3 h w"]:
     """Airlight of a hazy night in [0, 1]: a dark sky and one to five lamps, mostly warm, each with its soft glow.
 
@@ -701,11 +763,8 @@ def random_lamps(height: int, width: int, generator: Generator) -> Float[Tensor,
     light = torch.tensor([sky, sky, sky * draw.uniform(1, 1.4)]).view(3, 1, 1).repeat(1, _GRID, _GRID)
     for _ in range(int(draw.uniform(1, 6))):
         squared = (y - draw.uniform(-0.1, 0.8)) ** 2 + (x - draw.uniform(-0.1, 1.1)) ** 2
-        glow = draw.uniform(0.3, 1.0) / (1 + squared / draw.log_uniform(0.05, 0.4) ** 2) ** 1.5
-        cold = draw.chance(0.25)
-        colour = (draw.uniform(0.7, 1.0), 0.95, 1.0) if cold else (1.0, draw.uniform(0.6, 0.95), 0.0)
-        colour = colour if cold else (*colour[:2], colour[1] * draw.uniform(0.4, 1.0))
-        light += glow * torch.tensor(colour).view(3, 1, 1)
+        glow = draw.uniform(0.3, 1.0) * _falloff(squared, draw.log_uniform(0.05, 0.4))
+        light += glow * torch.tensor(_lamp_colour(draw)).view(3, 1, 1)
     return _enlarge(light, height, width)
 
 

@@ -12,6 +12,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "derain_small": restoration.derain_small,
     "derain_long": restoration.derain_long,
     "derain_finish": restoration.derain_finish,
+    "derain_lamps": restoration.derain_lamps,
     "denoise_start": restoration.denoise_start,
     "denoise_small": restoration.denoise_small,
     "denoise_camera": restoration.denoise_camera,

@@ -215,6 +215,21 @@ def derain_finish() -> TrainConfig:
     )
 
 
+def derain_lamps() -> TrainConfig:
+    """Fifth stage of derain_small: more of the wide rain, since its nights have lamps with halos."""
+    before = derain_finish()
+    return dataclasses.replace(
+        before,
+        recipe="derain_lamps",
+        sources=_mixed(before.sources, pairs=0.5, fresh=0.18),
+        init=Path("runs/derain_finish/weights.safetensors"),
+        learning_rate=6e-4,
+        steps=5600,
+        progressive=(Stage(3300, 96, 16), Stage(4800, 128, 10)),
+        seed=3,
+    )
+
+
 def denoise_start() -> TrainConfig:
     """First stage of denoise_small."""
     return TrainConfig(

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from fairweather.data.degradations import (
     DEGRADATIONS,
     add_haze,
+    add_light,
     add_noise,
     add_photon_noise,
     add_rain,
@@ -28,6 +29,7 @@ from fairweather.data.degradations import (
     random_clouds,
     random_depth_haze,
     random_lamps,
+    random_street_lamps,
     random_transmission,
     scatter,
     shake_kernel,
@@ -174,6 +176,23 @@ def test_clouds_leave_holes_and_lamps_have_colours() -> None:
     lamps = [random_lamps(64, 64, seeded(s)) for s in range(40)]
     assert all(0 <= light.min() <= light.max() <= 1 for light in lamps)
     assert sum(bool((light[0] - light[2]).max() > 0.1) for light in lamps) > 20  # warm
+
+
+def test_rain_makes_halos_of_lamps_and_a_dry_night_has_none() -> None:
+    dark = torch.full((3, 64, 64), 0.1)
+    lamps = [random_street_lamps(64, 64, seeded(s)) for s in range(40)]
+    seen = [x for x in lamps if x.light.amax() > 0.5]
+    assert len(seen) > 20  # the others are outside the picture
+    assert all(0 <= x.halo.min() <= x.halo.max() <= 1 for x in lamps)
+    bright = [(x.light > 0.5 * x.light.max()).sum() for x in seen]
+    wide = [(x.halo > 0.5 * x.halo.max()).sum() for x in seen]
+    assert 5 * sum(bright) < sum(wide)
+    differs = torch.stack([(add_light(dark, x.halo) - dark).mean() for x in lamps])
+    assert differs.min() > 0
+    nights = [DEGRADATIONS["rain"](dark, seeded(s)) for s in range(400)]
+    lit = [(rainy, target) for rainy, target in nights if target.amax() > 0.5]
+    assert 20 < len(lit) < 100
+    assert 0 < sum(torch.equal(rainy, target) for rainy, target in lit) < 12  # dry, lamps and all
 
 
 def test_a_picture_that_is_not_degraded_stays_as_it_is() -> None:
