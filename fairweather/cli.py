@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -64,19 +64,26 @@ def fairweather(
 
 
 def main() -> None:
-    """Run the command line; our own errors become one line on stderr and their exit code."""
+    """Run the command line; errors become one line on stderr and their exit code."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except FairweatherError as error:
-        from fairweather.terminal import say
-
-        say(f"fairweather: {error}", style="red")
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except (
+        typer.TyperException
+    ) as error:  # an option that cannot be read; or none given, then it has shown the help
+        message = error.format_message().rstrip(".")
+        _fail(message and f"{message}; --help lists what there is", error.exit_code)
     except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    if message:
         from fairweather.terminal import say
 
-        say(f"fairweather: {error.filename or 'a file'}: {error.strerror or error}", style="red")
-        sys.exit(1)
+        say(f"fairweather: {message}", style="red")
+    sys.exit(exit_code)
 
 
 # Restoring -------------------------------------------------------------------------------------------------------

@@ -1,12 +1,28 @@
-"""Writing a file whole or not at all."""
+"""Finding files in a folder, and writing one whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
+
+
+def files_in(folder: Path, extensions: Container[str]) -> list[tuple[Path, Path]]:
+    """(file, its place inside the folder) of all in the folder's tree with such an extension, but for hidden ones.
+
+    Args:
+        extensions: in lower case, with the dot; the files' own may be in any case.
+    """
+    found = [(path, path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
+    return [
+        (path, inside)
+        for path, inside in found
+        if path.suffix.lower() in extensions
+        and not any(part.startswith(".") for part in inside.parts)
+        and path.is_file()
+    ]
 
 
 @contextlib.contextmanager

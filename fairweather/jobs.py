@@ -25,19 +25,17 @@ from fairweather.auto import done_about, told
 from fairweather.compare import side_by_side
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, PictureError, UsageError
+from fairweather.files import files_in
 from fairweather.loading import AnyRestorer
 from fairweather.models import MODELS
 from fairweather.night import NightRestorer, check_fusion
-from fairweather.partners import listed_pairs, partners
+from fairweather.partners import READ, listed_pairs, partners
 from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
 from fairweather.runtime import in_order, memory_for
 from fairweather.tiling import SMALLEST
 from fairweather.video import CONTAINERS, VideoResult, chosen_encoder, is_video, restore_video, written_suffix
-from fairweather.video import EXTENSIONS as VIDEOS
 
-READ = images.EXTENSIONS | VIDEOS
-"""The files that we restore."""
 Existing = Literal["skip", "overwrite", "error", "number"]
 STREAM = Path("-")
 """Standard input as a source, standard output as a target."""
@@ -199,7 +197,7 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
         if text == "-":
             found.append((STREAM, Path("stdin")))
         elif path.is_dir():
-            inside = [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if _is_input(p, path, apart)]
+            inside = [pair for pair in files_in(path, READ) if _is_input(pair[0], path, apart)]
             if not inside:
                 raise UsageError(
                     f"no pictures to restore in {text} (earlier results do not count); "
@@ -221,9 +219,8 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
 
 
 def _is_input(path: Path, folder: Path, apart: Sequence[str | None]) -> bool:
-    """Whether a file of a folder is a picture to restore: not hidden, and not written by an earlier run."""
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    if hidden or path.suffix.lower() not in READ or not path.is_file() or _is_result(path):
+    """Whether a file of a folder is to be restored: neither an earlier result nor in a folder kept apart."""
+    if _is_result(path):
         return False
     others = [Path(name).resolve() for name in apart if name]
     return not any(folder.resolve() in p.parents and path.resolve().is_relative_to(p) for p in others)

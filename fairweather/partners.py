@@ -9,9 +9,12 @@ from pathlib import Path
 
 from fairweather import images
 from fairweather.errors import UsageError
+from fairweather.files import files_in
 from fairweather.video import EXTENSIONS as VIDEOS
 from fairweather.video import is_video
 
+READ = images.EXTENSIONS | VIDEOS
+"""Extensions of what is restored from a folder."""
 COLUMNS = "visible", "infrared"
 """Of a list of pairs."""
 
@@ -84,11 +87,8 @@ Places = dict[tuple[bool, Path], list[Path]]
 
 def _by_place(folder: Path) -> Places:
     found: Places = defaultdict(list)
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if not hidden and file.suffix.lower() in images.EXTENSIONS | VIDEOS and file.is_file():
-            found[is_video(file), inside.with_suffix("")].append(file)
+    for file, inside in files_in(folder, READ):
+        found[is_video(file), inside.with_suffix("")].append(file)
     return dict(found)
 
 

@@ -161,6 +161,31 @@ print([name for name in ("torch", "numpy", "PIL", "pyvips", "lightning") if name
 
 
 @pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["derain"], "inputs"),
+        (["derain", "a.png", "--strength", "much"], "--strength"),
+        (["derain", "a.png", "--existing", "keep"], "overwrite"),
+        (["derain", "a.png", "--format"], "--format"),
+        (["clear", "a.png"], "clear"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(arguments: list[str], named: str) -> None:
+    done = program(*arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("fairweather: ")
+    assert named in line
+
+
+def test_without_a_command_it_shows_the_help_alone() -> None:
+    done = program()
+    assert done.returncode == 2
+    assert b"Usage: " in done.stdout
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
     ("arguments", "nearest"),
     [
         (["derian", "a.png"], "derain"),
