@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fairweather.video as video
 from fairweather.auto import AutoRestorer
 from fairweather.errors import MissingExtraError, PictureError, UsageError
 from fairweather.infrared import align
@@ -24,16 +23,17 @@ from fairweather.models.judge import FINDINGS, Judge
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
 from fairweather.video import (
-    Steadied,
     VideoResult,
+    assembling,
     chosen_encoder,
-    decoding_times,
+    flicker,
     is_video,
-    look,
     restore_video,
-    turn_of,
     written_suffix,
 )
+from fairweather.video.assembling import decoding_times
+from fairweather.video.flicker import Steadied
+from fairweather.video.reading import look, turn_of
 
 WIDTH, HEIGHT, RATE = 64, 48, 24
 TICKS = Fraction(1, 12288)
@@ -445,7 +445,7 @@ def test_a_result_that_cannot_be_written_leaves_what_was_there(monkeypatch: pyte
         raise av.error.OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(video, "_interleave", full)
+        patched.setattr(assembling, "_interleave", full)
         with pytest.raises(PictureError, match=r"^out\.mp4: cannot be written \(No space left on device\)$"):
             restored("a.mp4")
     assert Path("out.mp4").read_bytes() == b"earlier"
@@ -778,8 +778,8 @@ def steadied(
 
 def raw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure only."""
-    monkeypatch.setattr(video, "TONE_SECONDS", 1e-9)
-    monkeypatch.setattr(video, "MOST_HELD", 0.0)
+    monkeypatch.setattr(flicker, "TONE_SECONDS", 1e-9)
+    monkeypatch.setattr(flicker, "MOST_HELD", 0.0)
 
 
 def test_what_is_left_alone_flickers_as_its_input() -> None:
