@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 from fairweather import images
 from fairweather.auto import done_about, told
@@ -32,7 +32,7 @@ from fairweather.night import NightRestorer, check_fusion
 from fairweather.partners import READ, listed_pairs, partners
 from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
-from fairweather.runtime import in_order, memory_for
+from fairweather.runtime import in_order, memory_for, memory_is_limited, overlapped
 from fairweather.tiling import SMALLEST
 from fairweather.video import CONTAINERS, VideoResult, chosen_encoder, is_video, restore_video, written_suffix
 
@@ -395,12 +395,13 @@ def run(
         if options.compare:
             raise UsageError(f"--compare is for pictures, and {video.source} is a video; leave it out")
         chosen_encoder(video.target, options.encoder, options.crf)
-    names = Names()
-    outcome = functools.partial(_outcome, restorer=restorer, options=options, names=names, progress=progress)
-    if options.workers == 1 or len(jobs) < 2:
-        yield from map(outcome, jobs)
+    steps = _Steps(restorer, options, progress)
+    if len(jobs) > 1 and options.workers > 1:
+        yield from in_order(steps.all, jobs, workers=options.workers)
+    elif len(jobs) > 1 and not memory_is_limited():
+        yield from overlapped(steps.read, steps.restore, steps.write, jobs)
     else:
-        yield from in_order(outcome, jobs, workers=options.workers)
+        yield from map(steps.all, jobs)
 
 
 class Names:
@@ -451,22 +452,75 @@ class Names:
         return free
 
 
-def _outcome(
-    job: Job,
-    *,
-    restorer: AnyRestorer,
-    options: Options,
-    names: Names,
-    progress: Callable[[Job, int, int], None] | None,
-) -> Outcome:
-    try:
-        taken = names.take(job, options.existing)
+class _Loaded(NamedTuple):
+    """A job whose picture was read."""
+
+    job: Job
+    picture: images.Picture | PictureRows | None
+    """None of a video, which is read as it is restored."""
+
+
+class _Restored(NamedTuple):
+    """A job whose result is to be written."""
+
+    job: Job
+    picture: images.Picture
+    result: Result
+
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """From a job to its outcome in three steps. What fails is an outcome, which the steps that are left pass on."""
+
+    restorer: AnyRestorer
+    options: Options
+    progress: Callable[[Job, int, int], None] | None
+    names: Names = field(default_factory=Names)
+
+    def all(self, job: Job) -> Outcome:
+        return self.write(self.restore(self.read(job)))
+
+    def read(self, job: Job) -> _Loaded | Outcome:
+        return _tried(self._read, job, job)
+
+    def restore(self, loaded: _Loaded | Outcome) -> _Restored | Outcome:
+        return loaded if isinstance(loaded, Outcome) else _tried(self._restore, loaded, loaded.job)
+
+    def write(self, restored: _Restored | Outcome) -> Outcome:
+        return restored if isinstance(restored, Outcome) else _tried(self._write, restored, restored.job)
+
+    def _read(self, job: Job) -> _Loaded | Outcome:
+        taken = self.names.take(job, self.options.existing)
         if isinstance(taken, Outcome):
             return taken
-        job = taken
         if is_video(job.source):
-            return _restore_video(job, restorer, options, progress)
-        return _restore_one(job, restorer, options, names, progress)
+            return _Loaded(taken, None)
+        if (rows := _large(taken, self.restorer, self.options)) is not None:
+            return _Loaded(taken, rows)
+        source = sys.stdin.buffer.read() if job.source == STREAM else job.source
+        return _Loaded(taken, images.read_picture(source, max_megapixels=self.options.max_megapixels))
+
+    def _restore(self, loaded: _Loaded) -> _Restored | Outcome:
+        job, picture = loaded
+        if picture is None:
+            return _restore_video(job, self.restorer, self.options, self.progress)
+        moving = self.progress and functools.partial(self.progress, job)
+        if isinstance(picture, PictureRows):
+            assert isinstance(self.restorer, Restorer)
+            return _restore_rows(job, picture, self.restorer, self.options, moving)
+        return _Restored(job, picture, _result(job, picture, self.restorer, self.options, moving))
+
+    def _write(self, restored: _Restored) -> Outcome:
+        return _written(restored, self.options, self.names)
+
+
+def _tried(step: Callable[[Given], Made], given: Given, job: Job) -> Made | Outcome:
+    try:
+        return step(given)
     except UsageError:
         raise
     except FairweatherError as error:
@@ -559,40 +613,37 @@ def _restore_rows(
     return Outcome(job, "done", result=result)
 
 
-def _restore_one(
+def _result(
     job: Job,
+    picture: images.Picture,
     restorer: AnyRestorer,
     options: Options,
-    names: Names,
-    progress: Callable[[Job, int, int], None] | None,
-) -> Outcome:
-    moving = progress and functools.partial(progress, job)
-    if (rows := _large(job, restorer, options)) is not None:
-        assert isinstance(restorer, Restorer)
-        return _restore_rows(job, rows, restorer, options, moving)
-    source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-    picture = images.read_picture(source, max_megapixels=options.max_megapixels)
+    progress: Callable[[int, int], None] | None,
+) -> Result:
     if isinstance(restorer, NightRestorer):
         try:
-            result = restorer.restore(
+            return restorer.restore(
                 picture,
                 job.infrared,
                 strength=options.strength,
                 fusion=options.fusion,
                 shift=options.shift,
                 tile=options.tile,
-                progress=moving,
+                progress=progress,
             )
         except PictureError as error:  # of the infrared picture, which may be one of many
             raise PictureError(f"{job.source}: {error}") from None
-    else:
-        result = restorer.restore(
-            picture,
-            strength=options.strength,
-            tile=options.tile,
-            depth=job.depth is not None,
-            progress=moving,
-        )
+    return restorer.restore(
+        picture,
+        strength=options.strength,
+        tile=options.tile,
+        depth=job.depth is not None,
+        progress=progress,
+    )
+
+
+def _written(restored: _Restored, options: Options, names: Names) -> Outcome:
+    job, picture, result = restored
     with contextlib.ExitStack() as together:  # without the picture there is no depth either
         if job.depth and result.depth is not None:
             together.enter_context(depth_written(result.depth, job.depth))
@@ -612,7 +663,7 @@ def _restore_one(
     if not options.compare:
         return Outcome(job, "done", result=result)
     beside = names.beside(_comparison(job.target), options.existing)
-    columns = {"before": picture.pixels, f"after ({restorer.task})": result.image.pixels}
+    columns = {"before": picture.pixels, f"after ({restored.result.task})": result.image.pixels}
     images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
     return Outcome(job, "done", result=result, compare=beside)
 

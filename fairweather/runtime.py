@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import os
 import statistics
@@ -11,12 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from fairweather.errors import OutOfMemoryError
 
 Item = TypeVar("Item")
+Read = TypeVar("Read")
+Computed = TypeVar("Computed")
 Made = TypeVar("Made")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -67,6 +71,39 @@ def in_order(work: Callable[[Item], Made], items: Sequence[Item], *, workers: in
                 future.cancel()
 
 
+def overlapped(
+    read: Callable[[Item], Read],
+    compute: Callable[[Read], Computed],
+    write: Callable[[Computed], Made],
+    items: Sequence[Item],
+) -> Iterator[Made]:
+    """What becomes of each item, in their order: while one is computed, the next is read and the last is written.
+
+    Computing stays in the caller's thread, where it can be interrupted. No more than one item waits at either side.
+
+    >>> [*overlapped(int, lambda x: x + 1, str, ["1", "2", "3"])]
+    ['2', '3', '4']
+    """
+    import torch
+
+    pool = partial(ThreadPoolExecutor, 1, initializer=torch.set_num_threads, initargs=(1,))
+    with pool() as reader, pool() as writer:
+        coming = iter(items)
+        reading = deque(reader.submit(read, item) for item in itertools.islice(coming, 1))
+        writing: deque[Future[Made]] = deque()
+        while reading:
+            here = reading.popleft().result()
+            reading.extend(reader.submit(read, item) for item in itertools.islice(coming, 1))
+            try:
+                done = compute(here)
+            finally:  # also when interrupted: the last is written all the same
+                if writing:
+                    yield writing.popleft().result()
+            writing.append(writer.submit(write, done))
+        if writing:
+            yield writing.popleft().result()
+
+
 def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each, one after the other in each round, in alternating order."""
     seconds: dict[str, list[float]] = {name: [] for name in forms}
@@ -100,6 +137,11 @@ def limit_memory(budget: float = math.inf, *, workers: int = 1) -> None:
     """Set how much memory this process may take, in bytes, and how many workers share it."""
     global _budget, _sharing
     _budget, _sharing = budget, workers
+
+
+def memory_is_limited() -> bool:
+    """Whether this process was given a budget."""
+    return _budget < math.inf
 
 
 def memory_for(device: str, *, beside: float = 0, least: float = 0) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from fairweather.jobs import STREAM, Job, Options, Outcome, plan, run
 from fairweather.models import create_model
 from fairweather.models.dcmpnet import DCMPNet, Haze
 from fairweather.pipeline import Restorer
+from fairweather.runtime import limit_memory, overlapped
 
 
 class Inverse(nn.Module):
@@ -499,6 +501,40 @@ def fails_on_the_second(error: BaseException) -> Restorer:
             return 1 - x
 
     return Restorer(Second(), model="nafnet_tiny", task="derain", sha256="", device="cpu", precision="fp32")
+
+
+def test_the_next_picture_is_read_and_the_last_written_while_one_is_restored() -> None:
+    read, restored = ([threading.Event() for _ in range(4)] for _ in range(2))
+    steps: list[str] = []
+
+    def reading(x: int) -> int:
+        steps.append(f"read {x}")
+        read[x].set()
+        return x
+
+    def restoring(x: int) -> int:
+        assert x == 3 or read[x + 1].wait(10)
+        steps.append(f"restored {x}")
+        restored[x].set()
+        return x
+
+    def writing(x: int) -> int:
+        assert x == 3 or restored[x + 1].wait(10)
+        return x
+
+    assert [*overlapped(reading, restoring, writing, range(4))] == [0, 1, 2, 3]
+    for x in range(2):  # one is read ahead, not all
+        assert steps.index(f"restored {x}") < steps.index(f"read {x + 2}")
+
+
+def test_a_budget_leaves_no_picture_waiting_beside_the_one_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    save("a.png", "b.png")
+    monkeypatch.setattr("fairweather.jobs.overlapped", None)
+    limit_memory(2**31)
+    try:
+        assert statuses(done("a.png", "b.png")) == {"done": 2}
+    finally:
+        limit_memory(math.inf)
 
 
 def test_an_interrupted_run_leaves_whole_files_alone() -> None:
