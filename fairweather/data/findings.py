@@ -33,9 +33,9 @@ AILMENTS: dict[str, str] = {
 """What each random degradation does to a picture; what is not here does nothing."""
 NIGHT = (0.3, 0.2)
 """Mean of a clear picture above which rain over it is no rain at night, and below which it is nothing else."""
-FAINT = {"haze": (28.0, 22.0), "rain": (41.0, 35.0)}
+FAINT = {"haze": (28.0, 22.0)}
 """PSNR in dB above which a degradation does not show, and below which it does. Haze moves all pixels a little: what
-is far from the clear picture by that measure may look clear. Rain moves few pixels much, and shows sooner."""
+is far from the clear picture by that measure may look clear."""
 USUALLY_FAINT = (37.0, 31.0)
 """Of the others; noise of sigma 5 has 34."""
 

@@ -167,29 +167,3 @@ def judge_small() -> TrainConfig:
         validate_every=400,
         seed=1,
     )
-
-
-def judge_finish() -> TrainConfig:
-    """What ails a picture, third stage: fainter rain, nights with lamps, and haze in rooms that ends at no wall.
-
-    After the second stage real rain by day and haze in rooms were left alone.
-    """
-    before = judge_small()
-    more = [
-        dataclasses.replace(source, weight=1.5 * source.weight)
-        if isinstance(source, Clear) and source.degradation == "rain"
-        else source
-        for source in before.sources
-    ]
-    rooms = [
-        Clear(path=path, degradation="haze", weight=0.03, tones=0.5, drop=held)
-        for path, held in ((RGBD / "train/rgb", SCENES_HELD), (I_HAZE / "train/clear", I_HELD))
-    ]
-    return dataclasses.replace(
-        before,
-        recipe="judge_finish",
-        sources=(*more, *rooms),
-        init=Path("runs/judge_small/weights.safetensors"),
-        learning_rate=6e-4,
-        seed=2,
-    )
