@@ -69,9 +69,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except FairweatherError as error:
         _fail(str(error), error.exit_code)
-    except (
-        typer.TyperException
-    ) as error:  # an option that cannot be read; or none given, then it has shown the help
+    except typer.TyperException as error:
+        # An option that cannot be read; or no command, for which the help was shown and nothing is left to say.
         message = error.format_message().rstrip(".")
         _fail(message and f"{message}; --help lists what there is", error.exit_code)
     except OSError as error:

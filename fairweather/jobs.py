@@ -190,6 +190,7 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
         UsageError: if an input is not there, or holds no pictures.
     """
     found: list[tuple[Path, Path]] = []
+    kept_apart = [Path(name).resolve() for name in apart if name]
     for text in inputs:
         if not text:
             raise UsageError("an empty name as input; expected a file, a folder, a glob or -")
@@ -197,7 +198,10 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
         if text == "-":
             found.append((STREAM, Path("stdin")))
         elif path.is_dir():
-            inside = [pair for pair in files_in(path, READ) if _is_input(pair[0], path, apart)]
+            others = [other for other in kept_apart if path.resolve() in other.parents]
+            inside = [
+                pair for pair in files_in(path, READ) if not _is_result(pair[0]) and not _in(pair[0], others)
+            ]
             if not inside:
                 raise UsageError(
                     f"no pictures to restore in {text} (earlier results do not count); "
@@ -218,12 +222,9 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
     return list(once.values())
 
 
-def _is_input(path: Path, folder: Path, apart: Sequence[str | None]) -> bool:
-    """Whether a file of a folder is to be restored: neither an earlier result nor in a folder kept apart."""
-    if _is_result(path):
-        return False
-    others = [Path(name).resolve() for name in apart if name]
-    return not any(folder.resolve() in p.parents and path.resolve().is_relative_to(p) for p in others)
+def _in(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a file lies in one of the resolved folders."""
+    return any(path.resolve().is_relative_to(folder) for folder in folders)
 
 
 def _is_result(path: Path) -> bool:
@@ -515,7 +516,29 @@ class _Steps:
         return _Restored(job, picture, _result(job, picture, self.restorer, self.options, moving))
 
     def _write(self, restored: _Restored) -> Outcome:
-        return _written(restored, self.options, self.names)
+        job, picture, result = restored
+        with contextlib.ExitStack() as together:  # without the picture there is no depth either
+            if job.depth and result.depth is not None:
+                together.enter_context(depth_written(result.depth, job.depth))
+            if job.keep_steps:
+                clean, share = step_files(job.target)
+                if result.clean is not None:
+                    images.write_picture(result.clean, clean, format=self.options.format)
+                if result.infrared_share is not None:
+                    grey = images.Picture(pixels=result.infrared_share.expand(3, -1, -1), mode="grey")
+                    images.write_picture(grey, share)
+            if job.target != STREAM:
+                images.write_picture(result.image, job.target, format=self.options.format)
+        if job.target == STREAM:
+            sys.stdout.buffer.write(images.encode_picture(result.image, format=self.options.format))
+            sys.stdout.buffer.flush()
+            return Outcome(job, "done", result=result)
+        if not self.options.compare:
+            return Outcome(job, "done", result=result)
+        beside = self.names.beside(_comparison(job.target), self.options.existing)
+        columns = {"before": picture.pixels, f"after ({result.task})": result.image.pixels}
+        images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
+        return Outcome(job, "done", result=result, compare=beside)
 
 
 def _tried(step: Callable[[Given], Made], given: Given, job: Job) -> Made | Outcome:
@@ -640,32 +663,6 @@ def _result(
         depth=job.depth is not None,
         progress=progress,
     )
-
-
-def _written(restored: _Restored, options: Options, names: Names) -> Outcome:
-    job, picture, result = restored
-    with contextlib.ExitStack() as together:  # without the picture there is no depth either
-        if job.depth and result.depth is not None:
-            together.enter_context(depth_written(result.depth, job.depth))
-        if job.keep_steps:
-            clean, share = step_files(job.target)
-            if result.clean is not None:
-                images.write_picture(result.clean, clean, format=options.format)
-            if result.infrared_share is not None:
-                grey = images.Picture(pixels=result.infrared_share.expand(3, -1, -1), mode="grey")
-                images.write_picture(grey, share)
-        if job.target != STREAM:
-            images.write_picture(result.image, job.target, format=options.format)
-    if job.target == STREAM:
-        sys.stdout.buffer.write(images.encode_picture(result.image, format=options.format))
-        sys.stdout.buffer.flush()
-        return Outcome(job, "done", result=result)
-    if not options.compare:
-        return Outcome(job, "done", result=result)
-    beside = names.beside(_comparison(job.target), options.existing)
-    columns = {"before": picture.pixels, f"after ({restored.result.task})": result.image.pixels}
-    images.write_picture(images.Picture(pixels=side_by_side(columns)), beside)
-    return Outcome(job, "done", result=result, compare=beside)
 
 
 def _comparison(target: Path) -> Path:

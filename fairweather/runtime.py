@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import os
 import statistics
@@ -88,20 +87,20 @@ def overlapped(
 
     pool = partial(ThreadPoolExecutor, 1, initializer=torch.set_num_threads, initargs=(1,))
     with pool() as reader, pool() as writer:
-        coming = iter(items)
-        reading = deque(reader.submit(read, item) for item in itertools.islice(coming, 1))
-        writing: deque[Future[Made]] = deque()
+        reading = reader.submit(read, items[0]) if items else None
+        writing: Future[Made] | None = None
+        following = iter(items[1:])
         while reading:
-            here = reading.popleft().result()
-            reading.extend(reader.submit(read, item) for item in itertools.islice(coming, 1))
+            here = reading.result()
+            reading = next((reader.submit(read, item) for item in following), None)
             try:
                 done = compute(here)
             finally:  # also when interrupted: the last is written all the same
                 if writing:
-                    yield writing.popleft().result()
-            writing.append(writer.submit(write, done))
+                    yield writing.result()
+            writing = writer.submit(write, done)
         if writing:
-            yield writing.popleft().result()
+            yield writing.result()
 
 
 def in_turn(forms: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -150,7 +149,7 @@ def memory_for(device: str, *, beside: float = 0, least: float = 0) -> float:
     Args:
         beside: bytes that its result takes. least: raise OutOfMemoryError if the budget leaves less than this.
     """
-    if _budget == math.inf or not device.startswith("cpu"):
+    if not memory_is_limited() or not device.startswith("cpu"):
         return available_memory(device) / 2 / _sharing
     taken = taken_memory()
     left = (_budget * RECKONED - taken) / _sharing - beside

@@ -12,8 +12,8 @@ from typing import Any
 
 from fairweather.errors import PictureError
 from fairweather.files import written_whole
-from fairweather.video.formats import CONTAINERS
-from fairweather.video.reading import Look, main_stream, opened, pyav, readable_packets
+from fairweather.video.formats import CONTAINERS, pyav
+from fairweather.video.reading import Look, main_stream, opened, readable_packets
 from fairweather.video.segments import Parts, set_up
 
 

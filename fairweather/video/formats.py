@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fairweather.errors import UsageError, unknown_name
-from fairweather.video.reading import pyav
+from fairweather.errors import MissingExtraError, UsageError, unknown_name
 
 
 class Encoder(NamedTuple):
@@ -41,6 +40,21 @@ EXTENSIONS = frozenset(CONTAINERS) | {
     *(".3gp", ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"),
 }
 """The files that we read."""
+DEMUXERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
+"""FFmpeg's names of these. Others are refused whatever a file is called: a play list would open other files."""
+
+
+def pyav() -> Any:
+    """The library, imported when it is first needed.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise MissingExtraError("restoring a video", "video") from None
+    return av
 
 
 def is_video(path: Path) -> bool:

@@ -17,32 +17,22 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from fairweather.errors import MissingExtraError, PictureError
+from fairweather.errors import PictureError
 from fairweather.images import EXTENSIONS as PICTURES
 from fairweather.images import MAX_MEGAPIXELS
+from fairweather.video.formats import DEMUXERS, pyav
 
 Frame = Any
 """A decoded frame of PyAV, which is imported only when a video is opened."""
 
 Picture = Float32[Tensor, "3 h w"]
 
-READ = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
-"""FFmpeg's names of these. Others are refused whatever a file is called: a play list would open other files."""
-
-
-def pyav() -> Any:
-    try:
-        import av
-    except ImportError:
-        raise MissingExtraError("restoring a video", "video") from None
-    return av
-
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """A video open for reading; what FFmpeg says against it becomes a PictureError."""
     av = pyav()
-    options = {"protocol_whitelist": "file", "format_whitelist": READ}
+    options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     try:
         with av.open(f"file:{path}", container_options=options, metadata_errors="replace") as container:
             yield container

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fairweather.errors import FairweatherError, PictureError
 from fairweather.files import written_whole
-from fairweather.video.formats import ENCODERS
-from fairweather.video.reading import Frame, Look, pyav, reformatted
+from fairweather.video.formats import ENCODERS, pyav
+from fairweather.video.reading import Frame, Look, reformatted
 
 
 def pixel_format(encoder: str, seen: Look) -> str:
