@@ -281,6 +281,21 @@ def denoise_camera() -> TrainConfig:
     )
 
 
+def denoise_long() -> TrainConfig:
+    """Fourth stage of denoise_small: twice the patches, larger ones towards the end."""
+    return dataclasses.replace(
+        denoise_camera(),
+        recipe="denoise_long",
+        init=Path("runs/denoise_camera/weights.safetensors"),
+        learning_rate=8e-4,
+        steps=5600,
+        progressive=(Stage(3300, 96, 16), Stage(4800, 128, 10)),
+        patch=192,
+        batch=4,
+        seed=3,
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
