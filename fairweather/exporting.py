@@ -8,6 +8,7 @@ fw.load("derain.onnx").restore("photo.jpg")
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import json
 import os
@@ -51,6 +52,7 @@ from fairweather.models.dcmpnet import DCMPNet
 from fairweather.models.fusionnet import FusionNet
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import pad_to_multiple
+from fairweather.models.winograd import LEAST_IN_FILES, with_winograd
 from fairweather.runtime import in_turn
 from fairweather.weights import sha256
 
@@ -163,10 +165,12 @@ def write_exported(
         raise FairweatherError(
             f"{facts.model} cannot be exported; use --backend torch, or another model (fairweather models list)"
         )
-    function = tensor_function(for_inference(net), facts.model).eval()
+    fast = for_inference(net)
+    function = tensor_function(fast, facts.model).eval()
+    traced = tensor_function(with_winograd(copy.deepcopy(fast), LEAST_IN_FILES), facts.model).eval()
     with _staged(path.parent) as folder:
         part = folder / path.name
-        _write_onnx(function, part.with_suffix(".onnx"), facts)
+        _write_onnx(traced, part.with_suffix(".onnx"), facts)
         if calibration:
             calibration.quantise(part.with_suffix(".onnx"))
         if backend == "openvino":

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fairweather.models.inference import columns, convolution, merged_chain, part, rows
+from fairweather.models.folding import columns, convolution, merged_chain, part, rows
 from fairweather.models.layers import Depthwise, depthwise_convolution
 from fairweather.models.restormer import (
     MDTA,
@@ -183,12 +183,14 @@ class PairedHalf(nn.Module):
         n = f // 2
         places = -(-(f - n) // 16) * 16  # of a map: kernels like multiples of 16
 
-        def padded(numbers: Int64[Tensor, " n"]) -> Int64[Tensor, " places"]:
+        def padded(numbers: Int64[Tensor, " _n"]) -> Int64[Tensor, " places"]:
             """With what gives 0 in `rows` and `columns`."""
             return F.pad(numbers, (0, places - len(numbers)), value=-1)
 
-        def entry(answers: Int64[Tensor, " n"]) -> nn.Conv2d:
-            return rows(plain.project_in, padded(hidden[answers % f]))
+        def entry(numbers: Int64[Tensor, " n"]) -> nn.Conv2d:
+            """What the hidden channels of these numbers, in this half, are made by."""
+            numbers = padded(numbers)
+            return rows(plain.project_in, torch.where(numbers < 0, -1, half * f + numbers))
 
         def branch(first: nn.Conv2d, answers: Int64[Tensor, " n"]) -> nn.Sequential:
             """Up to the sum over the pair."""
@@ -198,8 +200,11 @@ class PairedHalf(nn.Module):
 
         of_pairs = torch.arange(2 * f).view(f, 2).T  # the first ones, the second ones
         (near1, near2), (far1, far2) = of_pairs[:, :n], of_pairs[:, n:]
-        self.evens, self.odds = entry(torch.arange(0, f, 2)), entry(torch.arange(1, f, 2))
-        self.others = entry(far1) if f % 2 else None
+        self.is_odd = f % 2 == 1
+        odds = padded(torch.arange(1, f, 2))
+        if self.is_odd:
+            odds[-1] = f - 1  # beside the far branch's first; no other answer is made of this place
+        self.evens, self.odds = entry(torch.arange(0, f, 2)), entry(odds)
         self.near1, self.near2 = branch(near, near1), branch(near, near2)
         self.far1, self.far2 = branch(both, far1), branch(both, far2)
         self.near_exit = columns(plain.project_out, padded(hidden[:n]))
@@ -211,7 +216,9 @@ class PairedHalf(nn.Module):
         """What the half gives to the sum, added to `onto` in place."""
         evens, odds = self.evens(x), self.odds(x)
         near = self.near1(evens).add_(self.near2(odds)).relu_()
-        first, second = (evens, odds) if self.others is None else (self.others(x), evens)
+        first, second = evens, odds
+        if self.is_odd:
+            first, second = torch.cat((odds[:, -1:], odds[:, :-1]), dim=1), evens
         far = self.far1(first).add_(self.far2(second)).relu_()
         return onto.add_(self.near_exit(near)).add_(self.far_exit(far))
 

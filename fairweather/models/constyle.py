@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fairweather.models.inference import merged_through_shuffle, part, without_batch_norms
+from fairweather.models.folding import merged_through_shuffle, part, without_batch_norms
 from fairweather.models.layers import pad_to_multiple
 
 

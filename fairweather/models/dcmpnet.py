@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.errors import WeightsError, unknown_name
-from fairweather.models.inference import (
+from fairweather.models.folding import (
     bias_of,
     convolution,
     merged,
@@ -36,6 +36,7 @@ from fairweather.models.inference import (
     without_batch_norms,
 )
 from fairweather.models.layers import Depthwise, at_least_float32, over_picture, pad_to_multiple
+from fairweather.models.winograd import Tiles, WinogradConv2d, joined_rows, rows_of, tiles_of
 
 Reconstruction = Literal["residual", "scattering"]
 SMALLEST = 28
@@ -566,6 +567,10 @@ def _instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tens
     return _affine(x, scale, -mean * scale)
 
 
+DILATION = 2
+"""Of a DRDB's convolutions."""
+
+
 class DRDB(nn.Module):
     """Dilated residual dense block: five 3x3 convolutions that each see all maps before them.
 
@@ -579,7 +584,7 @@ class DRDB(nn.Module):
     def __init__(self, channels: int, growth: int = 32) -> None:
         super().__init__()
         self.dense = nn.ModuleList(
-            nn.Conv2d(channels + i * growth, growth, 3, padding=2, dilation=2) for i in range(5)
+            nn.Conv2d(channels + i * growth, growth, 3, padding=DILATION, dilation=DILATION) for i in range(5)
         )
         self.mix = nn.Conv2d(channels + 5 * growth, channels, 1)
 
@@ -612,6 +617,35 @@ class _DRDB(nn.Module):
         mixed = self.mix(maps).add_(self.mix_last(self.last(maps).relu_()))  # the longest join is spared
         out: Tensor = mixed.relu_() + x
         return out
+
+    def winograd_form(self, least: int) -> nn.Module:
+        return _DRDBOfRows(self) if self.mix_last.in_channels >= least else self
+
+
+class _DRDBOfRows(nn.Module):
+    """The inference form of a DRDB whose convolutions are WinogradConv2d: from its entry to its exit in rows."""
+
+    def __init__(self, block: _DRDB) -> None:
+        super().__init__()
+        channels = [block.mix.out_channels] + [block.mix_last.in_channels] * len(block.dense)
+        self.dense = nn.ModuleList(
+            WinogradConv2d(conv, channels[: i + 1]) for i, conv in enumerate([*block.dense, block.last])
+        )
+        ends = torch.tensor([0, *channels]).cumsum(0).tolist()
+        self.mix = nn.ModuleList([*(part(block.mix, *ends) for ends in pairwise(ends)), block.mix_last])
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        height = x.shape[2]
+        rows = rows_of(x, DILATION)
+        within = rows_of(torch.ones_like(x[:1, :1, :, :1]), DILATION)  # zeros below, as each convolution pads
+        mixed = [self.mix[0](row) for row in rows]
+        tiles: list[Tiles] = []
+        for conv, mix in zip(self.dense, self.mix[1:], strict=True):
+            assert isinstance(conv, WinogradConv2d)
+            tiles.append(tiles_of(rows))
+            rows = [row.relu() * ones for row, ones in zip(conv.of_tiles(tiles), within, strict=True)]
+            mixed = [y + mix(row) for y, row in zip(mixed, rows, strict=True)]
+        return joined_rows(mixed, height, DILATION).relu() + x
 
 
 def _joined(*maps: Tensor) -> Float[Tensor, "b c h w"]:

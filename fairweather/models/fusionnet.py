@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fairweather.models.inference import without_batch_norms
+from fairweather.models.folding import without_batch_norms
 
 GREY = 128 / 255
 """Chroma of what has no colour: 128 of 8 bits, so that published weights meet the values that they know."""

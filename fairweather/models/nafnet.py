@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.inference import bias_of, pieces, set_bias
+from fairweather.models.folding import bias_of, pieces, set_bias
 from fairweather.models.layers import LayerNorm2d, pad_to_multiple
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.inference import pieces
+from fairweather.models.folding import pieces
 from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
 
 

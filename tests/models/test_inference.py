@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fairweather.models import MODELS, create_model, restored
 from fairweather.models.inference import for_inference
+from fairweather.models.winograd import with_winograd
 
 # Small ones of the same parts, for the networks that take long.
 SMALLER: dict[str, dict[str, object]] = {
@@ -55,6 +58,7 @@ def test_an_inference_form_gives_what_its_network_gives(name: str) -> None:
             scale = theirs.abs().max()
             torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-5)
         net, fast, x = net.double(), for_inference(net.double()), x.double()
-        for ours, theirs in zip(outputs(fast, name, x), outputs(net, name, x), strict=True):
-            scale = theirs.abs().max()
-            torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-10)
+        for form in (fast, with_winograd(copy.deepcopy(fast), least=1)):
+            for ours, theirs in zip(outputs(form, name, x), outputs(net, name, x), strict=True):
+                scale = theirs.abs().max()
+                torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-10)
