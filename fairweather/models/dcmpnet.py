@@ -137,7 +137,7 @@ class WindowAttention(nn.Module):
         (b, c, h, w), s, k = x.shape, self.shift, self.window
         rows, columns = self._number(h), self._number(w)
         x = F.pad(x, (s, columns * k - s - w, s, rows * k - s - h), mode="reflect")
-        parts = x.view(b, c, rows, k, columns, k).permute(0, 2, 4, 3, 5, 1)
+        parts = x.permute(0, 2, 3, 1).reshape(b, rows, k, columns, k, c).transpose(2, 3)
         return parts.reshape(b * rows * columns, k * k, c)
 
     def joined(
