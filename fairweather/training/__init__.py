@@ -17,6 +17,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_small": restoration.denoise_small,
     "denoise_camera": restoration.denoise_camera,
     "denoise_long": restoration.denoise_long,
+    "denoise_coarse": restoration.denoise_coarse,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
     "judge_start": judge.judge_start,

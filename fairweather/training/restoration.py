@@ -296,6 +296,28 @@ def denoise_long() -> TrainConfig:
     )
 
 
+def denoise_coarse() -> TrainConfig:
+    """Fifth stage of denoise_small: half of it noise as cameras make it, which has coarse blotches now."""
+    before = denoise_long()
+
+    def share(source: Source) -> float:
+        camera = isinstance(source, Clear) and source.degradation == "camera_noise"
+        return source.weight * (2.5 if camera else 1)
+
+    return dataclasses.replace(
+        before,
+        recipe="denoise_coarse",
+        sources=tuple(dataclasses.replace(source, weight=share(source)) for source in before.sources),
+        init=Path("runs/denoise_long/weights.safetensors"),
+        learning_rate=6e-4,
+        steps=2500,
+        progressive=(Stage(1800, 96, 16),),
+        patch=128,
+        batch=10,
+        seed=4,
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
