@@ -619,7 +619,8 @@ class _DRDB(nn.Module):
         return out
 
     def winograd_form(self, least: int) -> nn.Module:
-        return _DRDBOfRows(self) if self.mix_last.in_channels >= least else self
+        # Without ways to and from rows for each convolution, half of the channels are enough.
+        return _DRDBOfRows(self) if 2 * self.mix_last.in_channels >= least else self
 
 
 class _DRDBOfRows(nn.Module):

@@ -22,7 +22,7 @@ from fairweather.models.folding import bias_of, columns, convolution, set_bias
 
 LEAST = 128
 """Channels, in and out, from which this is faster in torch on the processors that we measured."""
-LEAST_IN_FILES = 32
+LEAST_IN_FILES = 64
 """The same for OpenVINO, which computes several sums of maps in one go."""
 ROWS = 4
 """Of the answer, made at once."""
