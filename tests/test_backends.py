@@ -23,8 +23,10 @@ from fairweather import backends, cli, exporting, loading
 from fairweather.backends import Computation, Exported, Facts, Kept, open_exported, size_class
 from fairweather.errors import BackendError, FairweatherError, MissingExtraError, UsageError, WeightsError
 from fairweather.exporting import facts_of, kept_export, write_exported
+from fairweather.models.dcmpnet import DRDB
 from fairweather.models.fusionnet import fusionnet_small
 from fairweather.models.inference import for_inference
+from fairweather.models.winograd import LEAST_IN_FILES, WinogradConv2d, with_winograd
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
 from fairweather.quantising import Calibration
@@ -213,6 +215,19 @@ def test_a_family_that_a_file_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FairweatherError, match="constyle_maxim cannot be exported; use --backend torch"):
         write_exported(nn.Identity(), tmp_path / "a.onnx", made)
     assert not [*tmp_path.iterdir()]
+
+
+@BOTH
+def test_wide_convolutions_are_filtered_in_rows_at_every_size(backend: str, tmp_path: Path) -> None:
+    """Writing compares with torch at twelve sizes, most of them no multiples of what goes in at once."""
+    torch.manual_seed(0)
+    wide = nn.Conv2d(LEAST_IN_FILES, LEAST_IN_FILES, 3, padding=1)
+    block = DRDB(3, growth=LEAST_IN_FILES // 2)
+    net = nn.Sequential(nn.Conv2d(3, LEAST_IN_FILES, 1), wide, nn.Conv2d(LEAST_IN_FILES, 3, 1), block).eval()
+    filtered = with_winograd(for_inference(net), LEAST_IN_FILES).modules()
+    assert sum(isinstance(part, WinogradConv2d) for part in filtered) == 1 + len(block.dense)
+    written = write_exported(net, tmp_path / f"w{SUFFIX[backend]}", facts())
+    assert written.largest_difference < 1e-5
 
 
 @BOTH

@@ -636,7 +636,6 @@ class _DRDBOfRows(nn.Module):
         self.mix = nn.ModuleList([*(part(block.mix, *ends) for ends in pairwise(ends)), block.mix_last])
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        height = x.shape[2]
         rows = rows_of(x, DILATION)
         within = rows_of(torch.ones_like(x[:1, :1, :, :1]), DILATION)  # zeros below, as each convolution pads
         mixed = [self.mix[0](row) for row in rows]
@@ -646,7 +645,7 @@ class _DRDBOfRows(nn.Module):
             tiles.append(tiles_of(rows))
             rows = [row.relu() * ones for row, ones in zip(conv.of_tiles(tiles), within, strict=True)]
             mixed = [y + mix(row) for y, row in zip(mixed, rows, strict=True)]
-        return joined_rows(mixed, height, DILATION).relu() + x
+        return joined_rows(mixed, x, DILATION).relu() + x
 
 
 def _joined(*maps: Tensor) -> Float[Tensor, "b c h w"]:

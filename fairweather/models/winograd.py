@@ -100,8 +100,8 @@ class WinogradConv2d(nn.Module):
             set_bias(self.maps[0][1], bias_of(conv))  # type: ignore[index]  # part of each of the four rows, once
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        rows, height = rows_of(x, self.dilation), x.shape[2]
-        return joined_rows(self.of_tiles([tiles_of(rows)]), height, self.dilation)
+        rows = rows_of(x, self.dilation)
+        return joined_rows(self.of_tiles([tiles_of(rows)]), x, self.dilation)
 
     def of_tiles(self, maps: Sequence[Tiles]) -> Rows:
         """Rows of the answer for maps side by side, given as tiles."""
@@ -140,13 +140,13 @@ def rows_of(x: Float[Tensor, "b c h w"], dilation: int = 1) -> Rows:
     return [torch.cat(every[i : i + dilation]) for i in range(0, step, dilation)] if dilation > 1 else every
 
 
-def joined_rows(rows: Rows, height: int, dilation: int = 1) -> Float[Tensor, "b c h w"]:
-    """The map of these rows, without what continues it below its height."""
+def joined_rows(rows: Rows, like: Float[Tensor, "b _c h w"], dilation: int = 1) -> Float[Tensor, "b c h w"]:
+    """The map of these rows, as high as another that rows were made of."""
     every = [x for row in rows for x in row.chunk(dilation)] if dilation > 1 else rows
     # Rows side by side are rows below each other in channels-last memory: nothing is copied but here.
     beside = torch.cat(list(every), dim=3).permute(0, 2, 3, 1)
     b, h, w, c = beside.shape
     y = beside.reshape(b, h * len(every), w // len(every), c)
-    if y.shape[1] > height or torch.onnx.is_in_onnx_export():
-        y = y[:, :height]
+    if y.shape[1] > like.shape[2] or torch.onnx.is_in_onnx_export():
+        y = y[:, : like.shape[2]]
     return y.permute(0, 3, 1, 2)
