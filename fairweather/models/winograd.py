@@ -65,6 +65,7 @@ def _suits(conv: nn.Conv2d) -> bool:
     return (
         conv.kernel_size == (3, 3)
         and conv.stride == (1, 1)
+        and conv.dilation[0] == conv.dilation[1]
         and conv.padding == conv.dilation
         and conv.padding_mode == "zeros"
         and conv.groups == 1

@@ -37,6 +37,7 @@ def test_only_wide_convolutions_that_keep_the_size_are_replaced() -> None:
         nn.Conv2d(32, 32, 3),  # loses its border
         nn.Conv2d(32, 32, 3, padding=1, stride=2),
         nn.Conv2d(32, 32, 3, padding=1, groups=2),
+        nn.Conv2d(32, 32, 3, padding=(2, 1), dilation=(2, 1)),
         nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
         nn.Sequential(nn.Conv2d(32, 64, 3, padding=1)),
     )
@@ -45,4 +46,4 @@ def test_only_wide_convolutions_that_keep_the_size_are_replaced() -> None:
         for name, part in with_winograd(net, least=32).named_modules()
         if isinstance(part, WinogradConv2d)
     ]
-    assert replaced == ["0", "6.0"]
+    assert replaced == ["0", "7.0"]
