@@ -187,9 +187,8 @@ class PairedHalf(nn.Module):
             """With what gives 0 in `rows` and `columns`."""
             return F.pad(numbers, (0, places - len(numbers)), value=-1)
 
-        def entry(numbers: Int64[Tensor, " n"]) -> nn.Conv2d:
+        def entry(numbers: Int64[Tensor, " places"]) -> nn.Conv2d:
             """What the hidden channels of these numbers, in this half, are made by."""
-            numbers = padded(numbers)
             return rows(plain.project_in, torch.where(numbers < 0, -1, half * f + numbers))
 
         def branch(first: nn.Conv2d, answers: Int64[Tensor, " n"]) -> nn.Sequential:
@@ -201,10 +200,10 @@ class PairedHalf(nn.Module):
         of_pairs = torch.arange(2 * f).view(f, 2).T  # the first ones, the second ones
         (near1, near2), (far1, far2) = of_pairs[:, :n], of_pairs[:, n:]
         self.is_odd = f % 2 == 1
-        odds = padded(torch.arange(1, f, 2))
+        evens, odds = padded(torch.arange(0, f, 2)), padded(torch.arange(1, f, 2))
         if self.is_odd:
             odds[-1] = f - 1  # beside the far branch's first; no other answer is made of this place
-        self.evens, self.odds = entry(torch.arange(0, f, 2)), entry(odds)
+        self.evens, self.odds = entry(evens), entry(odds)
         self.near1, self.near2 = branch(near, near1), branch(near, near2)
         self.far1, self.far2 = branch(both, far1), branch(both, far2)
         self.near_exit = columns(plain.project_out, padded(hidden[:n]))

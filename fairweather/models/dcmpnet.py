@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -632,8 +632,9 @@ class _DRDBOfRows(nn.Module):
         self.dense = nn.ModuleList(
             WinogradConv2d(conv, channels[: i + 1]) for i, conv in enumerate([*block.dense, block.last])
         )
-        ends = torch.tensor([0, *channels]).cumsum(0).tolist()
-        self.mix = nn.ModuleList([*(part(block.mix, *ends) for ends in pairwise(ends)), block.mix_last])
+        ends = accumulate(channels, initial=0)
+        mixes = (part(block.mix, first, end) for first, end in pairwise(ends))
+        self.mix = nn.ModuleList([*mixes, block.mix_last])
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         rows = rows_of(x, DILATION)

@@ -10,7 +10,7 @@ of 36. In two dimensions there would be fewer, but the sums are not free either;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fairweather.models.folding import bias_of, columns, convolution, set_bias
+from fairweather.models.folding import bias_of, convolution, set_bias
 
 LEAST = 128
 """Channels, in and out, from which this is faster in torch on the processors that we measured."""
@@ -92,10 +92,10 @@ class WinogradConv2d(nn.Module):
             conv.weight
         )
         rows = torch.einsum("th,oihw->toiw", kernels, conv.weight.double())[..., None, :]
-        of_tiles = [convolution(row, None, like=like) for row in rows]
-        ends = torch.tensor([0, *(channels or [conv.in_channels])]).cumsum(0).tolist()
+        ends = accumulate(channels or [conv.in_channels], initial=0)
         self.maps = nn.ModuleList(
-            nn.ModuleList(columns(one, torch.arange(*ends)) for one in of_tiles) for ends in pairwise(ends)
+            nn.ModuleList(convolution(row[:, first:end], None, like=like) for row in rows)
+            for first, end in pairwise(ends)
         )
         if conv.bias is not None:
             set_bias(self.maps[0][1], bias_of(conv))  # type: ignore[index]  # part of each of the four rows, once
