@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fairweather.errors import FairweatherError
+from fairweather.models.evidence import WITNESSES, evidence
 from fairweather.models.inference import for_inference
 from fairweather.models.judge import FINDINGS, Judge
 from fairweather.pipeline import PAST, Image, Restorer, Result, check_strength, like, to_picture
@@ -68,7 +69,7 @@ def done_about(steps: Sequence[str]) -> str:
 
 
 class AutoRestorer:
-    """A judge, and the restorers of the tasks that it asks for. Safe to use from several threads.
+    """A judge, and the restorers of the tasks: what they would change is evidence. Safe to use from several threads.
 
     Args:
         net, model, sha256: of the judge.
@@ -101,7 +102,9 @@ class AutoRestorer:
 
     def _judge(self, pixels: Tensor) -> dict[str, float]:
         with torch.inference_mode():
-            probabilities = self.net(pixels[None].to(self.device))[0].sigmoid().cpu()
+            found = evidence(pixels, {task: self._witness(task) for task in WITNESSES})
+            x, found = (one[None].to(self.device) for one in (pixels, found))
+            probabilities = self.net(x, found)[0].sigmoid().cpu()
         if not probabilities.isfinite().all():
             raise FairweatherError(
                 f"{self.model} gave a value that is not finite for this picture; report it"
@@ -155,6 +158,16 @@ class AutoRestorer:
             seconds=time.perf_counter() - start,
             warnings=tuple(dict.fromkeys(warnings)),
         )
+
+    def _witness(self, task: str) -> Callable[[Tensor], Tensor]:
+        """What the restorer of a task makes of a piece."""
+
+        def restored(piece: Tensor) -> Tensor:
+            picture = self.restorer(task).restore(piece, depth=False).image
+            assert isinstance(picture, Tensor)
+            return picture
+
+        return restored
 
     def restorer(self, task: str) -> Restorer:
         """What puts the findings of a task right; loaded when it is first asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from fairweather.errors import WeightsError
 from fairweather.models import MODELS, create_model
+from fairweather.training.judge import witnesses
 from fairweather.weights import FOLDER, WEIGHTS, Weights, checked, read_weights, save_weights, sha256
 
 
@@ -33,6 +35,12 @@ def test_all_shipped_files_are_in_the_table_and_together_small() -> None:
 def test_every_entry_has_scores() -> None:
     for entry in WEIGHTS:
         assert entry.scores, f"{entry.model} {entry.task} has no measured score"
+
+
+def test_the_judge_weighs_what_the_shipped_restorers_would_change() -> None:
+    """Other weights change pictures in other ways: train judge_evidence again."""
+    judge = next(entry for entry in WEIGHTS if entry.task == "auto")
+    assert json.loads(read_weights(judge.path)[1]["witnesses"]) == witnesses()
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ MODELS: dict[str, ModelInfo] = {
     "judge_small": ModelInfo(
         build=judge.judge_small,
         task=("auto",),
-        params=1_510_989,
+        params=1_527_121,
         bytes_per_pixel=30,
         multiple_of=1,
         restores=False,

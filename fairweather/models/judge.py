@@ -2,32 +2,29 @@
 
 One small ConStyle encoder (IRConStyle, arXiv 2402.15784) looks at a reduced copy of the whole picture, for what fills
 the scene, another at the fine structure of pieces at full size, for what is in the pixels; a linear layer on their
-vectors judges. The paper's encoder only guides a restorer: the judgement is ours.
+vectors judges by looks. That is weighed with what the restorers would change in the picture (`models/evidence.py`). The
+paper's encoder only guides a restorer: the judgement is ours.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyle
+from fairweather.models.evidence import EVIDENCE
 from fairweather.models.layers import reduced
+from fairweather.models.pieces import details, fine
 
 FINDINGS = ("haze", "rain", "night rain", "noise", "blur")
 """What can be found, in the order of the logits."""
-WHOLE, DETAIL = 192, 128
-"""Longest side of the reduced copy, and side of the pieces, in pixels."""
-PIECES = 2
-"""Pieces along each side of a picture that is large enough, the same distance apart."""
-
-
-COARSE = 8
-"""Pixels that are averaged for what is taken away from a piece: what is left is noise, streaks and edges."""
+WHOLE = 192
+"""Longest side of the reduced copy, in pixels."""
+ENLARGED = 8
+"""Makes fine structure about as large as colours are."""
 
 
 class Judge(nn.Module):
@@ -47,47 +44,69 @@ class Judge(nn.Module):
         # Two, because their batch norms meet different pictures.
         self.far, self.near = ConStyle(far), ConStyle(near)
         self.head = nn.Linear(2 * 128, len(FINDINGS))
+        self.weigher = Weigher(len(FINDINGS) + EVIDENCE, len(FINDINGS) - 1)
 
-    def forward(self, x: Float[Tensor, "b 3 h w"], *, whole: int = WHOLE) -> Float[Tensor, "b findings"]:
-        logits: Tensor = self.head(self.vector(x, whole=whole))
-        return logits
+    def forward(
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        evidence: Float[Tensor, "b evidence"] | None = None,
+        *,
+        whole: int = WHOLE,
+    ) -> Float[Tensor, "b findings"]:
+        """By looks and evidence; by looks alone, as the encoders are trained, where there is none."""
+        looks: Tensor = self.head(self.vector(x, whole=whole))
+        return looks if evidence is None else self.weigh(looks, evidence)
 
     def vector(self, x: Float[Tensor, "b 3 h w"], *, whole: int = WHOLE) -> Float[Tensor, "b 256"]:
         """ConStyle's vector of the picture reduced to `whole` pixels, and the mean of those of its pieces."""
         pieces = details(x)
         far: Tensor = self.far(reduced(x, whole)).vector
-        near: Tensor = self.near(fine(torch.cat(pieces))).vector
+        near: Tensor = self.near(ENLARGED * fine(torch.cat(pieces))).vector
         near = near.view(len(pieces), len(x), -1).mean(dim=0)
         return torch.cat((far, near), dim=1)
 
+    def weigh(
+        self, looks: Float[Tensor, "b findings"], evidence: Float[Tensor, "b evidence"]
+    ) -> Float[Tensor, "b findings"]:
+        """The logits by looks, in the light of what `evidence.evidence` found; haze by looks alone.
 
-def details(x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b 3 h2 w2"]]:
-    """Pieces at full resolution, spread evenly; a side that is shorter than a piece gives one.
+        The dehazer knows the scenes that it was taught by heart: of haze in others its changes say less than looks.
+        """
+        others: Tensor = self.weigher(torch.cat((looks, evidence), dim=1))
+        return torch.cat((looks[:, :1], others), dim=1)
 
-    >>> len(details(torch.zeros(1, 3, 800, 600))), len(details(torch.zeros(1, 3, 100, 600)))
-    (4, 2)
+
+class Weigher(nn.Module):
+    """Numbers on scales of their own to logits, by one hidden layer.
+
+    Args:
+        numbers: how many come in. answers: how many logits go out.
     """
-    rows, columns = (_starts(side) for side in x.shape[-2:])
-    return [x[..., top : top + DETAIL, left : left + DETAIL] for top in rows for left in columns]
 
+    HIDDEN = 128
+    FAR = 4.0
+    """Deviations from the mean at which a number is cut: what training never saw shall not decide alone."""
 
-def fine(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Each pixel's difference to the light around it, enlarged to be about as large as colours are.
+    def __init__(self, numbers: int, answers: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("deviation", torch.ones(numbers))
+        self.layers = nn.Sequential(
+            nn.Linear(numbers, self.HIDDEN), nn.ReLU(), nn.Dropout(0.3), nn.Linear(self.HIDDEN, answers)
+        )
 
-    >>> bool(fine(torch.full((1, 3, 20, 21), 0.5)).abs().max() < 1e-5)
-    True
-    """
-    height, width = x.shape[-2:]
-    coarse = F.adaptive_avg_pool2d(x, (max(1, height // COARSE), max(1, width // COARSE)))
-    return 8 * (x - F.interpolate(coarse, (height, width), mode="bilinear"))
+    @torch.no_grad()
+    def learn_scales(self, x: Float[Tensor, "n numbers"]) -> None:
+        """Take mean and deviation of each number from examples."""
+        self.get_buffer("mean").copy_(x.mean(dim=0))
+        self.get_buffer("deviation").copy_(x.std(dim=0).clamp_min(1e-3))
 
-
-def _starts(side: int) -> list[int]:
-    spare = side - DETAIL
-    if spare <= 0:
-        return [0]
-    count = min(PIECES, math.ceil(side / DETAIL))
-    return [round(spare * (i + 0.5) / count) for i in range(count)]
+    def forward(self, x: Float[Tensor, "b numbers"]) -> Float[Tensor, "b answers"]:
+        x = ((x - self.get_buffer("mean")) / self.get_buffer("deviation")).clamp(-self.FAR, self.FAR)
+        if self.training:  # no two pictures give the same numbers
+            x = x + 0.2 * torch.randn_like(x)
+        logits: Tensor = self.layers(x)
+        return logits
 
 
 judge_small = partial(Judge, far=8, near=16)

@@ -22,6 +22,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "deblur_small": restoration.deblur_small,
     "judge_start": judge.judge_start,
     "judge_small": judge.judge_small,
+    "judge_evidence": judge.judge_evidence,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
     "cleannet_small": nitedr.cleannet_small,
     "cleannet_official": nitedr.cleannet_official,

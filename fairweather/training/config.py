@@ -220,6 +220,9 @@ class TrainConfig:
     """For model=constyle: train the encoder without a restorer."""
     fusion: Fusion | None = None
     """For FusionNet: how it learns to fuse visible and infrared pictures, which sources of pairs bring."""
+    evidence: int = 0
+    """For a judge: patches of which evidence is gathered before the first step, to learn from them alone how it weighs;
+    0 trains the encoders, by looks."""
     recalibrate_bn: int = 0
     """Batches to compute the statistics of ConStyle's batch norms from before the first step: published averages
     hold none."""
@@ -291,6 +294,7 @@ class TrainConfig:
             "final_learning_rate",
             "fft",
             "recalibrate_bn",
+            "evidence",
         ):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}={getattr(self, name)} must be 0 or more")
@@ -298,6 +302,10 @@ class TrainConfig:
             raise UsageError(f"learning_rate={self.learning_rate} must be more than 0")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay={self.ema_decay} must be at least 0 and less than 1")
+        if self.evidence and (self.task != "auto" or self.devices > 1):
+            raise UsageError(
+                f"evidence={self.evidence} is for a judge (task=auto) in one process (devices=1); set it to 0"
+            )
         if not self.sources:
             raise UsageError("sources is empty: there is nothing to train on")
         if not self.validation:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+from torch.utils.data import Dataset
 
+from fairweather.data.findings import Judged, JudgedPictures
 from fairweather.data.patches import Clear, Pairs, Scenes
 from fairweather.errors import UsageError
+from fairweather.files import written_whole
+from fairweather.loading import AnyRestorer, load
+from fairweather.models.evidence import WITNESSES, evidence
+from fairweather.models.inference import for_inference
 from fairweather.models.judge import WHOLE, Judge
+from fairweather.pipeline import Restorer
 from fairweather.training.config import TrainConfig
 from fairweather.training.restoration import Restoration
 from fairweather.training.sets import (
@@ -30,9 +40,11 @@ from fairweather.training.sets import (
     SCENES_HELD,
 )
 
+log = logging.getLogger(__name__)
+
 
 class JudgeTraining(Restoration):
-    """Binary cross entropy of all findings. The reduced copy changes its size, as pictures in use do."""
+    """Binary cross entropy of all findings, by looks alone. The reduced copy changes its size as pictures in use do."""
 
     net: Judge
     monitor = "val/score"
@@ -41,6 +53,7 @@ class JudgeTraining(Restoration):
         if not isinstance(net, Judge):
             raise UsageError(f"task=auto trains a judge, and model={config.model} is none; take judge_small")
         super().__init__(net, config)
+        net.weigher.requires_grad_(False)
         for norm in net.modules():
             if isinstance(norm, nn.BatchNorm1d):
                 norm.momentum = 0.01  # statistics over as many steps as the averaged weights they go with
@@ -49,19 +62,135 @@ class JudgeTraining(Restoration):
         pictures, findings = batch
         whole = round(WHOLE * 2 ** float(torch.empty(()).uniform_(-0.7, 0.4)))
         logits = self.net(pictures.contiguous(memory_format=self.memory_format), whole=whole)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), findings)
-        self.note("train/loss", loss)
-        return loss
+        return self._loss(logits, findings)
 
     def validation_step(self, batch: Sequence[Tensor], _: int) -> None:
         """Minus the cross entropy of the average, in fp32 and on whole pictures; and how many are judged rightly."""
         pictures, findings = batch
         with torch.autocast(self.device.type, enabled=False):
             logits = self.average.module(pictures)
+        self._score(logits, findings)
+
+    def _loss(self, logits: Tensor, findings: Tensor) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(logits.float(), findings)
+        self.note("train/loss", loss)
+        return loss
+
+    def _score(self, logits: Tensor, findings: Tensor) -> None:
         score = -F.binary_cross_entropy_with_logits(logits, findings)
         right = ((logits > 0) == (findings > 0.5)).all(dim=1).float().mean()
         for name, value in ((self.monitor, score), ("val/right", right)):
             self.log(name, value, prog_bar=True, on_epoch=True, batch_size=1)
+
+
+class Seen(NamedTuple):
+    """What a judge with held encoders needs of a picture."""
+
+    looks: Tensor
+    """Its logits by looks."""
+    evidence: Tensor
+    """What the shipped restorers would change; see `models/evidence.py`."""
+    findings: Tensor
+
+
+class Gathered(Dataset[Seen]):
+    """What was seen in a number of pictures. Item i is one of them, drawn by (seed, i) alone; in order without seed."""
+
+    def __init__(self, seen: Seen, *, seed: int | None = None) -> None:
+        self.seen, self.seed = seen, seed
+
+    def __len__(self) -> int:
+        return len(self.seen.findings)
+
+    def __getitem__(self, index: int) -> Seen:
+        if self.seed is not None:
+            generator = Generator().manual_seed((self.seed << 32) + index)
+            index = int(torch.randint(len(self), (), generator=generator))
+        return Seen(*(values[index] for values in self.seen))
+
+
+class WeighingTraining(JudgeTraining):
+    """The encoders are held: what weighs their logits and the evidence learns, from a number of patches.
+
+    Evidence takes half a second a picture, so it is gathered once, and kept in the run's folder.
+    """
+
+    def __init__(self, net: nn.Module, config: TrainConfig) -> None:
+        super().__init__(net, config)
+        self.net.requires_grad_(False)
+        self.net.weigher.requires_grad_(True)
+
+    def gathered(
+        self, patches: Dataset[Any], held_back: Dataset[Any], run: Path
+    ) -> tuple[Gathered, Gathered]:
+        """What is trained on and what is validated on; a run that was killed goes on where it was.
+
+        Args:
+            patches, held_back: `JudgedPatches` and `JudgedPictures`.
+        """
+        assert isinstance(held_back, JudgedPictures)
+        seen = gather(self.net, patches, self.config.evidence, run / "evidence.safetensors", half=True)
+        self.net.weigher.learn_scales(torch.cat(seen[:2], dim=1))  # the average copies buffers
+        validation = gather(self.net, held_back, len(held_back), run / "evidence_held_back.safetensors")
+        return Gathered(seen, seed=self.config.seed), Gathered(validation)
+
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
+        looks, evidence, findings = batch
+        return self._loss(self.net.weigh(looks, evidence), findings)
+
+    def validation_step(self, batch: Sequence[Tensor], _: int) -> None:
+        """As `JudgeTraining` does."""
+        looks, evidence, findings = batch
+        with torch.autocast(self.device.type, enabled=False):
+            judge = self.average.module
+            assert isinstance(judge, Judge)
+            logits = judge.weigh(looks, evidence)
+        self._score(logits, findings)
+
+
+KEEP_EVERY = 100
+"""Pictures after which what was gathered is written."""
+
+
+@torch.inference_mode()
+def gather(net: Judge, pictures: Dataset[Judged], count: int, file: Path, *, half: bool = False) -> Seen:
+    """What the judge and the shipped restorers see in the first `count` pictures; the file keeps what is done.
+
+    Args:
+        half: in two of three pictures the restorers compute in bf16, so that the judge knows what either shows.
+    """
+    restorers = [
+        {task: _restored(load(task, device="cpu", precision=precision)) for task in WITNESSES}
+        for precision in (("fp32", "bf16", "bf16") if half else ("fp32",))
+    ]
+    held = for_inference(net.eval())
+    rows: list[Seen] = []
+    if file.exists():
+        kept = load_file(file)
+        rows = [Seen(*row) for row in zip(*(kept[name] for name in Seen._fields), strict=True)]
+    for i in range(len(rows), count):
+        picture, findings = pictures[i]
+        looks = held(picture[None])[0]
+        rows.append(Seen(looks, evidence(picture, restorers[i % len(restorers)]), findings))
+        if len(rows) % KEEP_EVERY == 0 or len(rows) == count:
+            log.info(f"evidence of {len(rows)} of {count} pictures")
+            with written_whole(file) as part:
+                save_file(
+                    {k: torch.stack(v) for k, v in zip(Seen._fields, zip(*rows, strict=True), strict=True)},
+                    part,
+                )
+    net.train()
+    return Seen(*(torch.stack(values).clone() for values in zip(*rows[:count], strict=True)))
+
+
+def witnesses() -> dict[str, str]:
+    """The digests of the weights that give evidence, by task: a judge is for these alone."""
+    return {task: load(task, device="cpu").sha256 for task in WITNESSES}
+
+
+def _restored(restorer: AnyRestorer) -> Callable[[Tensor], Tensor]:
+    assert isinstance(restorer, Restorer)
+    return lambda picture: restorer.restore(picture, depth=False).image
 
 
 Ranges = tuple[tuple[int, int], ...]
@@ -166,4 +295,24 @@ def judge_small() -> TrainConfig:
         steps=2400,
         validate_every=400,
         seed=1,
+    )
+
+
+def judge_evidence() -> TrainConfig:
+    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see."""
+    return dataclasses.replace(
+        judge_small(),
+        recipe="judge_evidence",
+        init=Path("runs/judge_small/weights.safetensors"),
+        evidence=8000,
+        patch=320,
+        batch=256,
+        learning_rate=3e-3,
+        weight_decay=0.5,
+        precision="fp32",
+        ema_decay=0.99,
+        steps=2000,
+        validate_every=200,
+        checkpoint_every=500,
+        seed=78,
     )

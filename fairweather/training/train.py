@@ -38,7 +38,7 @@ from fairweather.training.irconstyle import (
     encoder_of,
     recalibrate_bn,
 )
-from fairweather.training.judge import JudgeTraining
+from fairweather.training.judge import JudgeTraining, WeighingTraining, witnesses
 from fairweather.training.nitedr import FusionTraining, fused_sources
 from fairweather.training.restoration import Restoration
 from fairweather.weights import read_weights, save_weights, sha256
@@ -77,9 +77,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     seed_everything(config.seed, verbose=False)
     module = system(network(config).train(), config)
     patches = training_set(config)
-    held_back = JudgedPictures if config.task == "auto" else Pictures
-    validation = fused_sources(config.validation, config) if config.fusion else config.validation
-    pictures = DataLoader(held_back(validation, root=config.data_root), batch_size=1)
+    held_back = validation_set(config)
     checkpoints = Checkpoints(
         run / "checkpoints",
         every=config.checkpoint_every,
@@ -93,6 +91,8 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         _recalibrate(module.net, patches, config)
     if not resume and _is_first_process():
         _write_start(config, run)
+    if isinstance(module, WeighingTraining):
+        patches, held_back = module.gathered(patches, held_back, run)
     # Of two networks, only one is in the loss that takes a step; nor is an encoder that is held.
     held = config.contrast is not None and config.contrast.freeze_after is not None
     apart = config.two_tasks or config.fusion or held
@@ -130,6 +130,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         persistent_workers=config.workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+    pictures = DataLoader(held_back, batch_size=1)
     try:
         trainer.fit(module, loader, pictures, ckpt_path=checkpoint, weights_only=True)
     except DataError as error:  # out of a worker process it comes with a traceback in its message
@@ -173,7 +174,7 @@ def system(net: nn.Module, config: TrainConfig) -> Restoration:
     if config.pretrain and isinstance(net, Prompter):
         return PrompterTraining(net, config)
     if config.task == "auto":
-        return JudgeTraining(net, config)
+        return WeighingTraining(net, config) if config.evidence else JudgeTraining(net, config)
     if config.fusion:
         return FusionTraining(net, config)
     if config.contrast:
@@ -200,6 +201,14 @@ def training_set(config: TrainConfig) -> Dataset[Any]:
     if not config.pretrain.classes:
         log.info("the pictures have no classes, so no cross entropy of them (--set pretrain.classes=N)")
     return Views(patches, classes=config.pretrain.classes)
+
+
+def validation_set(config: TrainConfig) -> Dataset[Any]:
+    """The whole pictures, held back from training, that the best checkpoint is chosen on."""
+    if config.task == "auto":
+        return JudgedPictures(config.validation, root=config.data_root)
+    sources = fused_sources(config.validation, config) if config.fusion else config.validation
+    return Pictures(sources, root=config.data_root)
 
 
 def _recalibrate(net: nn.Module, patches: Dataset[Any], config: TrainConfig) -> None:
@@ -282,6 +291,8 @@ def publish(config: TrainConfig, run: Path) -> Path:
         "init_sha256": sha256(config.init) if config.init else "",
         "config": json.dumps(_told(config)),
     }
+    if config.evidence:
+        metadata["witnesses"] = json.dumps(witnesses())
     path = run / WEIGHTS_FILE
     save_weights(state, path, metadata)
     return path

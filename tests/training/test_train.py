@@ -26,8 +26,9 @@ from fairweather import cli
 from fairweather.errors import DataError, UsageError
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, override, to_plain
+from fairweather.training.judge import WeighingTraining
 from fairweather.training.restoration import Restoration, ema
-from fairweather.training.train import network, saved_config, system, train, training_set
+from fairweather.training.train import network, saved_config, system, train, training_set, validation_set
 from fairweather.weights import read_weights
 
 TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
@@ -55,20 +56,27 @@ RUNS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_recipe_builds_and_takes_a_step(
-    name: str, data: Path, fitted: Callable[[Restoration, list[Any]], Trainer]
+    name: str, data: Path, tmp_path: Path, fitted: Callable[[Restoration, list[Any]], Trainer]
 ) -> None:
     settings = [f"data_root={data}", "patch=16", "warmup=1", "precision=fp32", "batch=2"]
     if RECIPES[name]().contrast:
         settings.insert(0, "contrast.fill_queue_first=false")
+    if RECIPES[name]().evidence:
+        settings += ["evidence=3", 'validation=[{"path": "bsds500/val", "degradation": "noise"}]']
     config = override(RECIPES[name](), settings)
     net = network(dataclasses.replace(config, init=None)).train()
     module = system(net, config)
     patches = training_set(config)
+    if isinstance(module, WeighingTraining):
+        patches, _ = module.gathered(patches, validation_set(config), tmp_path)
+    learning = {k for k, v in net.named_parameters() if v.requires_grad}
     before = {k: v.clone() for k, v in net.named_parameters()}
     # beta and gamma start at 0, so some weights move from the second step on
     fitted(module, [default_collate([patches[2 * step], patches[2 * step + 1]]) for step in range(2)])
-    moved = sum(not torch.equal(before[k], v) for k, v in net.named_parameters())
-    assert moved == len(before)
+    moved = {k for k, v in net.named_parameters() if not torch.equal(before[k], v)}
+    assert moved == learning
+    weighs = {k for k in before if k.startswith("weigher.")}  # a judge's: learnt by itself, in its last stage
+    assert learning == (weighs if config.evidence else before.keys() - weighs)
 
 
 def start(recipe: str, run: Path, settings: list[str]) -> subprocess.Popen[bytes]:
