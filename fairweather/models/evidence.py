@@ -82,6 +82,7 @@ def _change(before: Float[Tensor, "3 h w"], after: Float[Tensor, "3 h w"]) -> Fl
     )
     spread = _shares(_level(blocks), 0.1, 0.5, 0.9)
     thin = small.mean(dim=0)
+    one_sided = thin.pow(3).mean() / (thin.square().mean() + 1e-7).pow(1.5)  # as drops and specks are
     return torch.stack(
         (
             _decibels(change),
@@ -92,8 +93,7 @@ def _change(before: Float[Tensor, "3 h w"], after: Float[Tensor, "3 h w"]) -> Fl
             _decibels(light),
             _decibels(change - light),
             10 * ((change > 0).float().mean() - 0.5),
-            thin.pow(3).mean()
-            / (thin.square().mean() + 1e-7).pow(1.5),  # drops and specks: one sign is sharper
+            one_sided,
             _across(light),
         )
     )

@@ -302,9 +302,10 @@ class TrainConfig:
             raise UsageError(f"learning_rate={self.learning_rate} must be more than 0")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay={self.ema_decay} must be at least 0 and less than 1")
-        if self.evidence and (self.task != "auto" or self.devices > 1):
+        if self.evidence and (self.task != "auto" or self.devices > 1 or self.progressive):
             raise UsageError(
-                f"evidence={self.evidence} is for a judge (task=auto) in one process (devices=1); set it to 0"
+                f"evidence={self.evidence} is for a judge (task=auto) in one process (devices=1) and patches of one "
+                "size (progressive=[]); set it to 0"
             )
         if not self.sources:
             raise UsageError("sources is empty: there is nothing to train on")
