@@ -956,7 +956,7 @@ class Doubtful(Judge):
         nn.Module.__init__(self)
         self.calls = 0
 
-    def forward(self, x: Tensor, *, whole: int = 0) -> Tensor:
+    def forward(self, x: Tensor, evidence: Tensor | None = None, *, whole: int = 0) -> Tensor:
         self.calls += 1
         rain = 3.0 if self.calls % 2 else -1.0
         return torch.tensor([[rain if name == "rain" else -5.0 for name in FINDINGS]])
