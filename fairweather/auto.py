@@ -68,6 +68,17 @@ def done_about(steps: Sequence[str]) -> str:
     return ", ".join(PAST[task] for task in steps) or "left alone"
 
 
+def witness(restorer: Restorer) -> Callable[[Tensor], Tensor]:
+    """A restorer as `evidence` asks it: a piece in, the restored piece out."""
+
+    def restored(piece: Tensor) -> Tensor:
+        picture = restorer.restore(piece, depth=False).image
+        assert isinstance(picture, Tensor)
+        return picture
+
+    return restored
+
+
 class AutoRestorer:
     """A judge, and the restorers of the tasks: what they would change is evidence. Safe to use from several threads.
 
@@ -102,7 +113,7 @@ class AutoRestorer:
 
     def _judge(self, pixels: Tensor) -> dict[str, float]:
         with torch.inference_mode():
-            found = evidence(pixels, {task: self._witness(task) for task in WITNESSES})
+            found = evidence(pixels, {task: witness(self.restorer(task)) for task in WITNESSES})
             x, found = (one[None].to(self.device) for one in (pixels, found))
             probabilities = self.net(x, found)[0].sigmoid().cpu()
         if not probabilities.isfinite().all():
@@ -158,16 +169,6 @@ class AutoRestorer:
             seconds=time.perf_counter() - start,
             warnings=tuple(dict.fromkeys(warnings)),
         )
-
-    def _witness(self, task: str) -> Callable[[Tensor], Tensor]:
-        """What the restorer of a task makes of a piece."""
-
-        def restored(piece: Tensor) -> Tensor:
-            picture = self.restorer(task).restore(piece, depth=False).image
-            assert isinstance(picture, Tensor)
-            return picture
-
-        return restored
 
     def restorer(self, task: str) -> Restorer:
         """What puts the findings of a task right; loaded when it is first asked for."""

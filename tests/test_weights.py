@@ -11,7 +11,7 @@ import torch
 
 from fairweather.errors import WeightsError
 from fairweather.models import MODELS, create_model
-from fairweather.training.judge import witnesses
+from fairweather.training.judge import witness_digests
 from fairweather.weights import FOLDER, WEIGHTS, Weights, checked, read_weights, save_weights, sha256
 
 
@@ -40,7 +40,7 @@ def test_every_entry_has_scores() -> None:
 def test_the_judge_weighs_what_the_shipped_restorers_would_change() -> None:
     """Other weights change pictures in other ways: train judge_evidence again."""
     judge = next(entry for entry in WEIGHTS if entry.task == "auto")
-    assert json.loads(read_weights(judge.path)[1]["witnesses"]) == witnesses()
+    assert json.loads(read_weights(judge.path)[1]["witnesses"]) == witness_digests()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
+from fairweather.auto import witness
 from fairweather.data.findings import Judged, JudgedPictures
 from fairweather.data.patches import Clear, Pairs, Scenes
 from fairweather.errors import UsageError
 from fairweather.files import written_whole
-from fairweather.loading import AnyRestorer, load
+from fairweather.loading import TASKS, load
+from fairweather.models import choose_weights
 from fairweather.models.evidence import WITNESSES, evidence
 from fairweather.models.inference import for_inference
 from fairweather.models.judge import WHOLE, Judge
@@ -159,10 +161,8 @@ def gather(net: Judge, pictures: Dataset[Judged], count: int, file: Path, *, hal
     Args:
         half: in two of three pictures the restorers compute in bf16, so that the judge knows what either shows.
     """
-    restorers = [
-        {task: _restored(load(task, device="cpu", precision=precision)) for task in WITNESSES}
-        for precision in (("fp32", "bf16", "bf16") if half else ("fp32",))
-    ]
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16", "bf16") if half else ("fp32",)
+    restorers = {precision: _witnesses(precision) for precision in set(precisions)}
     held = for_inference(net.eval())
     rows: list[Seen] = []
     if file.exists():
@@ -171,7 +171,7 @@ def gather(net: Judge, pictures: Dataset[Judged], count: int, file: Path, *, hal
     for i in range(len(rows), count):
         picture, findings = pictures[i]
         looks = held(picture[None])[0]
-        rows.append(Seen(looks, evidence(picture, restorers[i % len(restorers)]), findings))
+        rows.append(Seen(looks, evidence(picture, restorers[precisions[i % len(precisions)]]), findings))
         if len(rows) % KEEP_EVERY == 0 or len(rows) == count:
             log.info(f"evidence of {len(rows)} of {count} pictures")
             with written_whole(file) as part:
@@ -180,17 +180,22 @@ def gather(net: Judge, pictures: Dataset[Judged], count: int, file: Path, *, hal
                     part,
                 )
     net.train()
-    return Seen(*(torch.stack(values).clone() for values in zip(*rows[:count], strict=True)))
+    return Seen(*(torch.stack(values) for values in zip(*rows[:count], strict=True)))
 
 
-def witnesses() -> dict[str, str]:
+def _witnesses(precision: Literal["fp32", "bf16"]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The shipped restorers, as `evidence` asks them."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    for task in WITNESSES:
+        restorer = load(task, device="cpu", precision=precision)
+        assert isinstance(restorer, Restorer)
+        found[task] = witness(restorer)
+    return found
+
+
+def witness_digests() -> dict[str, str]:
     """The digests of the weights that give evidence, by task: a judge is for these alone."""
-    return {task: load(task, device="cpu").sha256 for task in WITNESSES}
-
-
-def _restored(restorer: AnyRestorer) -> Callable[[Tensor], Tensor]:
-    assert isinstance(restorer, Restorer)
-    return lambda picture: restorer.restore(picture, depth=False).image
+    return {task: choose_weights(TASKS[task], task).sha256 for task in WITNESSES}
 
 
 Ranges = tuple[tuple[int, int], ...]

@@ -38,7 +38,7 @@ from fairweather.training.irconstyle import (
     encoder_of,
     recalibrate_bn,
 )
-from fairweather.training.judge import JudgeTraining, WeighingTraining, witnesses
+from fairweather.training.judge import JudgeTraining, WeighingTraining, witness_digests
 from fairweather.training.nitedr import FusionTraining, fused_sources
 from fairweather.training.restoration import Restoration
 from fairweather.weights import read_weights, save_weights, sha256
@@ -292,7 +292,7 @@ def publish(config: TrainConfig, run: Path) -> Path:
         "config": json.dumps(_told(config)),
     }
     if config.evidence:
-        metadata["witnesses"] = json.dumps(witnesses())
+        metadata["witnesses"] = json.dumps(witness_digests())
     path = run / WEIGHTS_FILE
     save_weights(state, path, metadata)
     return path
