@@ -19,7 +19,7 @@ def alternate(
     for _ in range(rounds):
         for setting in settings:
             command = [sys.executable, "-c", code(setting)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[setting].append(float(done.stdout))
     return {setting: statistics.median(numbers) for setting, numbers in found.items()}
 

@@ -4,7 +4,7 @@
 
 The picture is scikit-image's astronaut, laid out 6000x4000, with noise. The second part compares tiles with the whole
 picture, with the shipped weights: channel attention averages over what it sees at once (noise and rain, 1024x1024), and
-DCMPNet's tiles share what is taken over a reduced copy of the whole (haze, 2048x1382).
+haze is looked for in a reduced copy whose size the tile says (2048x1382).
 """
 
 from __future__ import annotations

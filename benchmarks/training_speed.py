@@ -100,9 +100,19 @@ def measure_recipe(recipe: str, data: str, setting: Setting, steps: int) -> floa
     )
 
 
+def ordinary(data: Path) -> list[str]:
+    """The recipes whose data lie in the folder and whose steps take patches; a judge's evidence is gathered first."""
+    made = {name: recipe() for name, recipe in RECIPES.items()}
+    return [
+        name
+        for name, config in made.items()
+        if not config.evidence and all((data / source.path).exists() for source in config.sources)
+    ]
+
+
 def main(
     data: Path,
-    recipe: Annotated[list[str] | None, typer.Option()] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Recipes; all that can be measured here.")] = None,
     rounds: Annotated[int, typer.Option(help="Times each setting runs.")] = 3,
     steps: Annotated[int, typer.Option(help="Steps of a run; the median counts.")] = 8,
     each: Annotated[bool, typer.Option(help="Also leave out one thing at a time.")] = False,
@@ -115,7 +125,7 @@ def main(
         }
         settings["two threads"] = OURS._replace(threads=2)
     print(f"| recipe | {' | '.join(settings)} |\n|{'---|' * (1 + len(settings))}")
-    for name in recipe or RECIPES:
+    for name in recipe or ordinary(data):
 
         def code(setting: Setting, name: str = name) -> str:
             fields = ", ".join(map(str, setting))

@@ -85,6 +85,7 @@ class AutoRestorer:
     Args:
         net, model, sha256: of the judge.
         restorer: gives the restorer of a task; called when one is first needed.
+        by_evidence: weigh what they would change; a judge that was not trained with them judges by looks alone.
     """
 
     task = "auto"
@@ -99,13 +100,20 @@ class AutoRestorer:
         device: str,
         precision: str,
         restorer: Callable[[str], Restorer],
+        by_evidence: bool = True,
     ) -> None:
         self.net = for_inference(net.to(device))
         self.model, self.sha256 = model, sha256
         self.device, self.precision = device, precision
+        self.by_evidence = by_evidence
         self._load = restorer
         self._restorers: dict[str, Restorer] = {}
         self._loading = threading.Lock()
+
+    @property
+    def backend(self) -> str:
+        """What computes the restorers: "torch", "onnx" or "openvino". The judge itself runs on torch."""
+        return self.restorer(WITNESSES[0]).backend
 
     def judge(self, image: Image) -> dict[str, float]:
         """The probability of each finding; what `Restorer.restore` takes is judged."""
@@ -113,9 +121,11 @@ class AutoRestorer:
 
     def _judge(self, pixels: Tensor) -> dict[str, float]:
         with torch.inference_mode():
-            found = evidence(pixels, {task: witness(self.restorer(task)) for task in WITNESSES})
-            x, found = (one[None].to(self.device) for one in (pixels, found))
-            probabilities = self.net(x, found)[0].sigmoid().cpu()
+            looks = self.net(pixels[None].to(self.device))
+            if self.by_evidence:
+                found = evidence(pixels, {task: witness(self.restorer(task)) for task in WITNESSES})
+                looks = self.net.weigh(looks, found[None].to(self.device))
+            probabilities = looks[0].sigmoid().cpu()
         if not probabilities.isfinite().all():
             raise FairweatherError(
                 f"{self.model} gave a value that is not finite for this picture; report it"
@@ -133,14 +143,18 @@ class AutoRestorer:
     ) -> Result:
         """Judge one picture and put right what is sure; a clear one comes back as it is.
 
-        Arguments and errors as of `Restorer.restore`; the result also has `findings` and `steps`. There is no depth.
+        Arguments and errors as of `Restorer.restore`, but for batches: one picture at a time. The result also has
+        `findings` and `steps`. There is no depth.
         """
         check_strength(strength)
-        start = time.perf_counter()
         picture = to_picture(image)
+        if self.by_evidence:
+            for task in WITNESSES:  # loaded before the clock starts
+                self.restorer(task)
+        start = time.perf_counter()
         findings = self._judge(picture.pixels)
         steps = steps_for(findings)
-        after, tiles = picture, 1
+        after, tiles, backend = picture, 1, self.backend
         warnings: list[str] = []
         for number, task in enumerate(steps):
             done = self.restorer(task).restore(
@@ -149,7 +163,7 @@ class AutoRestorer:
                 depth=False,
                 progress=progress and _of_several(progress, number, len(steps)),
             )
-            after, tiles = done.image, max(tiles, done.tiles)
+            after, tiles, backend = done.image, max(tiles, done.tiles), done.backend
             warnings += done.warnings
         pixels = after.pixels
         if steps and strength != 1:
@@ -165,6 +179,7 @@ class AutoRestorer:
             weights_sha256=self.sha256,
             device=self.device,
             precision=self.precision,
+            backend=backend,
             tiles=tiles,
             seconds=time.perf_counter() - start,
             warnings=tuple(dict.fromkeys(warnings)),

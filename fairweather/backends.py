@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, MutableMapping
@@ -32,8 +31,9 @@ from fairweather.errors import (
     one_line,
     unknown_name,
 )
-from fairweather.files import written_whole
+from fairweather.files import cache_folder, written_whole
 from fairweather.metrics.psnr import psnr
+from fairweather.runtime import sharing
 from fairweather.weights import sha256
 
 log = logging.getLogger(__name__)
@@ -265,9 +265,12 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
         raise ValueError("no whole XML")  # the reader would print what it thinks of it
     core = openvino.Core()
     network = core.read_model(path)
+    streams = sharing()  # workers compute side by side, each with as many threads
     seen: Counter[Any] = Counter()
-    compiled: dict[Any, Any] = {}
-    lock = threading.Lock()  # a compiled network has one set of buffers
+    compiled: dict[
+        Any, tuple[Any, list[Any]]
+    ] = {}  # with the requests that are idle; each has buffers of its own
+    lock = threading.Lock()
 
     def compile_for(shapes: tuple[tuple[int, ...], ...] | None, half: bool) -> Any:
         net = network
@@ -277,8 +280,8 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
         settings = {
             # Without it the library takes bf16 by itself, where the chip has it.
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads * streams,
+            "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # other processes may have chosen the same core
         }
         return core.compile_model(net, "CPU", settings)
@@ -293,8 +296,13 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
                 fixed = [k for k in compiled if k[0]]
                 if key[0] and len(fixed) >= FIXED:
                     del compiled[fixed[0]]
-                compiled[key] = compile_for(*key)
-            return np.array(compiled[key](inputs)[0])
+                compiled[key] = compile_for(*key), []
+            net, idle = compiled[key]
+            request = idle.pop() if idle else net.create_infer_request()
+        output = np.array(request.infer(inputs)[0])
+        with lock:
+            idle.append(request)
+        return output
 
     metadata = network.get_rt_info([KEY]).value if network.has_rt_info([KEY]) else ""
     return str(metadata), run
@@ -409,11 +417,6 @@ def warn_once(text: str, warnings: list[str]) -> None:
 
 
 # What is kept between runs ---------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """$FAIRWEATHER_CACHE, or ~/.cache/fairweather."""
-    return Path(os.environ.get("FAIRWEATHER_CACHE") or "~/.cache/fairweather").expanduser()
 
 
 def digest_of(*parts: object) -> str:

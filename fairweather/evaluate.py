@@ -112,6 +112,7 @@ class Evaluation:
     version: str
     device: str
     precision: str
+    backend: str
     tile: int | Literal["auto"]
     table: ScoreTable
     depth: DepthMeans | None
@@ -216,6 +217,7 @@ def evaluate(
         version=__version__,
         device=restorer.device,
         precision=restorer.precision,
+        backend=restorer.backend,
         tile=tile,
         table=table,
         depth=_depth_means(depths),
@@ -390,7 +392,10 @@ def _fusion_scores(result: Result, target: Tensor) -> tuple[FusionScores, Fusion
     """Of the fused picture, and of the plain average that it should be better than."""
     clean, heat = result.clean, result.infrared
     assert isinstance(clean, Tensor)
-    assert heat is not None
+    if heat is None:
+        raise DataError(
+            f"{'; '.join(result.warnings)}, so there is nothing to score; take the pair out of the set"
+        )
     average = (rgb_to_ycrcb(clean[None])[0, :1] + heat) / 2
     return fusion_scores(result.image, target, heat), fusion_scores(average, target, heat)
 

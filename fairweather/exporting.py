@@ -37,7 +37,6 @@ from fairweather.backends import (
     Facts,
     Kept,
     backend_of,
-    cache_folder,
     check_backend,
     compute,
     digest_of,
@@ -46,6 +45,7 @@ from fairweather.backends import (
     report_of,
 )
 from fairweather.errors import BackendError, FairweatherError, UsageError, WeightsError
+from fairweather.files import cache_folder
 from fairweather.models import MODELS, restored
 from fairweather.models.cleannet import CleanNet
 from fairweather.models.dcmpnet import DCMPNet

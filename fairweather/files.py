@@ -1,4 +1,4 @@
-"""Finding files in a folder, and writing one whole or not at all."""
+"""Finding files in a folder, writing one whole or not at all, and where the cache lies."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def files_in(folder: Path, extensions: Container[str]) -> list[tuple[Path, Path]
         and not any(part.startswith(".") for part in inside.parts)
         and path.is_file()
     ]
+
+
+def cache_folder() -> Path:
+    """For what can be made again: $FAIRWEATHER_CACHE, or ~/.cache/fairweather."""
+    return Path(os.environ.get("FAIRWEATHER_CACHE") or "~/.cache/fairweather").expanduser()
 
 
 @contextlib.contextmanager

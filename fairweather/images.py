@@ -22,7 +22,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -36,7 +36,7 @@ from PIL import BmpImagePlugin, ImageCms, ImageFile, JpegImagePlugin, PngImagePl
 from torch import Tensor
 
 from fairweather import metadata
-from fairweather.errors import PictureError, UsageError, one_line, unknown_name
+from fairweather.errors import FairweatherError, PictureError, UsageError, one_line, unknown_name
 from fairweather.files import written_whole
 
 Format: TypeAlias = Literal["png", "jpg", "webp", "tiff", "bmp"]
@@ -361,6 +361,15 @@ def write_picture(
         PictureError: it cannot be encoded, or the file cannot be written; an older file is then as it was.
         UsageError: an unknown format, or a quality outside 1 to 100.
     """
+    with picture_written(picture, path, format=format, quality=quality):
+        pass
+
+
+@contextlib.contextmanager
+def picture_written(
+    picture: Picture, path: Path | str, *, format: str | None = None, quality: int = 95
+) -> Iterator[None]:
+    """As `write_picture`; the file takes its place if the block ends well, and is gone if it does not."""
     path = Path(path)
     try:
         data = encode_picture(picture, format=output_format(path, format), quality=quality)
@@ -370,6 +379,9 @@ def write_picture(
     try:
         with written_whole(path) as part:
             part.write_bytes(data)
+            yield
+    except FairweatherError:  # of the block
+        raise
     except (OSError, ValueError) as error:
         message = f"{one_line(path)}: cannot be written ({reason(error)}); check the folder and the disk"
         raise PictureError(message) from error

@@ -30,7 +30,7 @@ from fairweather.loading import AnyRestorer
 from fairweather.models import MODELS
 from fairweather.night import NightRestorer, check_fusion
 from fairweather.partners import READ, listed_pairs, partners
-from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength
+from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength, smaller_tile
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
 from fairweather.runtime import in_order, memory_for, memory_is_limited, overlapped
 from fairweather.tiling import SMALLEST
@@ -517,16 +517,18 @@ class _Steps:
 
     def _write(self, restored: _Restored) -> Outcome:
         job, picture, result = restored
-        with contextlib.ExitStack() as together:  # without the picture there is no depth either
+        with contextlib.ExitStack() as together:  # what goes beside the picture takes its place after it
             if job.depth and result.depth is not None:
                 together.enter_context(depth_written(result.depth, job.depth))
             if job.keep_steps:
                 clean, share = step_files(job.target)
                 if result.clean is not None:
-                    images.write_picture(result.clean, clean, format=self.options.format)
+                    together.enter_context(
+                        images.picture_written(result.clean, clean, format=self.options.format)
+                    )
                 if result.infrared_share is not None:
                     grey = images.Picture(pixels=result.infrared_share.expand(3, -1, -1), mode="grey")
-                    images.write_picture(grey, share)
+                    together.enter_context(images.picture_written(grey, share))
             if job.target != STREAM:
                 images.write_picture(result.image, job.target, format=self.options.format)
         if job.target == STREAM:
@@ -611,16 +613,26 @@ def _restore_rows(
         if progress:
             progress(done, total)
 
-    bands = restorer.restore_rows(
-        source, strength=options.strength, tile=options.tile, progress=moving, warnings=warnings
-    )
-    format = images.output_format(job.target, options.format) or source.like.format
-    with rows_written(job.target, source.like, format=format, width=source.width) as add:
-        first = 0
-        for band in bands:
-            end = first + band.shape[1]
-            add(band, source.alpha(first, end))
-            first = end
+    format = images.output_format(job.target, options.format)
+    assert format  # `_large` looked
+    tile = options.tile if options.tile != "auto" else restorer.auto_tile(width=source.width)
+    while True:
+        bands = restorer.restore_rows(
+            source, strength=options.strength, tile=tile, progress=moving, warnings=warnings
+        )
+        try:
+            with rows_written(job.target, source.like, format=format, width=source.width) as add:
+                first = 0
+                for band in bands:
+                    end = first + band.shape[1]
+                    add(band, source.alpha(first, end))
+                    first = end
+            break
+        except (MemoryError, RuntimeError) as error:
+            tile = smaller_tile(error, min(tile, max(source.height, source.width)), warnings)
+            again = open_rows(job.source, max_megapixels=options.max_megapixels)  # from the top
+            assert again is not None
+            source = again
     result = Result(
         image=job.target,
         model=restorer.model,

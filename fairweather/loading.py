@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -17,6 +18,7 @@ from fairweather.backends import SUFFIXES, Exported, Facts, Kept, check_backend,
 from fairweather.errors import MissingExtraError, UsageError, WeightsError, unknown_name
 from fairweather.exporting import Export, exported_for, facts_of, machine, tensor_function, write_exported
 from fairweather.models import MODELS, choose_weights, create_model, from_file
+from fairweather.models.evidence import WITNESSES
 from fairweather.models.fusionnet import FusionNet
 from fairweather.models.judge import Judge
 from fairweather.models.nitedr import NiteDR
@@ -90,13 +92,14 @@ def load(
         if task != "default" and made_for and made_for != task:
             raise UsageError(f"{path} was trained to {made_for}, not to {task}")
         task = made_for if task == "default" else task
+        by_evidence = isinstance(net, Judge) and _fits_witnesses(path, metadata)
     else:
         model_name = str(chosen)
         if model_name not in MODELS:
             raise unknown_name("task or model", model_name, [*TASKS, *MODELS])
         entry = choose_weights(model_name, task)
         net = create_model(model_name, weights=entry.task)
-        task, digest = entry.task, entry.sha256
+        task, digest, by_evidence = entry.task, entry.sha256, True
     if isinstance(net, Judge):
 
         def of_task(task: str) -> Restorer:
@@ -105,7 +108,13 @@ def load(
             return restorer
 
         return AutoRestorer(
-            net, model=model_name, sha256=digest, device=device, precision=precise, restorer=of_task
+            net,
+            model=model_name,
+            sha256=digest,
+            device=device,
+            precision=precise,
+            restorer=of_task,
+            by_evidence=by_evidence,
         )
 
     def how(net: nn.Module, model: str, task: str) -> _How:
@@ -122,6 +131,24 @@ def load(
         assert isinstance(usual, Restorer)
         return NightRestorer(net, usual, **how(net, model_name, task))
     return Restorer(net, task=task, **how(net, model_name, task))
+
+
+def witness_digests() -> dict[str, str]:
+    """The digests of the shipped weights that give evidence, by task: a judge trained with them is for these alone."""
+    return {task: choose_weights(TASKS[task], task).sha256 for task in WITNESSES}
+
+
+def _fits_witnesses(path: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether the judge in a file was trained with the evidence of the restorers that ship."""
+    if "witnesses" not in metadata:  # its last stage is missing
+        log.warning(f"{path} was not trained to weigh evidence; it judges by looks alone")
+        return False
+    if json.loads(metadata["witnesses"]) != witness_digests():
+        log.warning(
+            f"{path} weighs evidence of other restorers than those that ship; it judges by looks alone"
+        )
+        return False
+    return True
 
 
 class _How(TypedDict):

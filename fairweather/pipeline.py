@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fairweather import images
 from fairweather.backends import Computation, Exported, compute, warn_once
 from fairweather.depth_picture import write_depth
-from fairweather.errors import OutOfMemoryError, UsageError
+from fairweather.errors import BackendError, OutOfMemoryError, UsageError
 from fairweather.exporting import tensor_function
 from fairweather.images import Picture
 from fairweather.models import MODELS
@@ -227,7 +227,7 @@ class Restorer:
             source: such as `rows.PictureRows`. warnings: what comes up is added. Others as of `restore`.
 
         Raises:
-            As `restore` does; where memory runs out in the middle, the caller may begin again with smaller tiles.
+            As `restore` does; where memory runs out in the middle, begin again with `smaller_tile`.
         """
         check_strength(strength)
         check_tile(tile)
@@ -264,17 +264,8 @@ class Restorer:
                     result[:, done : done + band.shape[1]] = band
                     done += band.shape[1]
                 return result, count, warnings
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if size <= SMALLEST:
-                    raise OutOfMemoryError(
-                        f"not enough memory even for tiles of {SMALLEST} pixels; close other programs or "
-                        "choose a smaller model (fairweather models list)"
-                    ) from None
-                size = max(SMALLEST, min(size, max(pixels.shape[-2:])) // 2)
-                warnings.append(f"not enough memory; went on with tiles of {size} pixels")
-                log.warning(warnings[-1])
+            except (MemoryError, RuntimeError) as error:
+                size = smaller_tile(error, min(size, max(pixels.shape[-2:])), warnings)
 
     def _bands(
         self, source: Rows, size: int, warnings: list[str], note: Callable[[int, int], None] | None
@@ -305,7 +296,7 @@ class Restorer:
         if whole and self.exported:
             return self.exported
         if self.net is None:
-            raise UsageError(
+            raise BackendError(
                 f"{self.model} takes pictures of more than {tile} pixels a side apart in a way that {self.backend} "
                 f"cannot; use --backend torch with its weights"
             )
@@ -413,7 +404,26 @@ DEPTH_SIDE = 128
 its depth is off by 20 % at 128 pixels, 24 % at 256 and 33 % at 512."""
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def smaller_tile(error: Exception, tile: int, warnings: list[str]) -> int:
+    """The tile to go on with after memory ran out; what is told of it is added to the warnings.
+
+    Raises:
+        OutOfMemoryError: if there is no smaller one. The error itself, if it is of another kind.
+    """
+    if not _is_out_of_memory(error):
+        raise error
+    if tile <= SMALLEST:
+        raise OutOfMemoryError(
+            f"not enough memory even for tiles of {SMALLEST} pixels; close other programs or "
+            "choose a smaller model (fairweather models list)"
+        ) from None
+    tile = max(SMALLEST, tile // 2)
+    warnings.append(f"not enough memory; went on with tiles of {tile} pixels")
+    log.warning(warnings[-1])
+    return tile
+
+
+def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "memory" in text and ("alloc" in text or "out of" in text)
@@ -446,7 +456,7 @@ def to_picture(image: Image) -> Picture:
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or 0 in image.shape:
             raise UsageError(
                 f"a tensor of shape {tuple(image.shape)} and {image.dtype}; "
-                "expected a float tensor (3, h, w) or (b, 3, h, w), RGB in [0, 1]"
+                "expected a float tensor (3, h, w), RGB in [0, 1]"
             )
         pixels = image.detach().to("cpu", torch.float32)
         low, high = pixels.aminmax()

@@ -133,9 +133,14 @@ _sharing = 1
 
 
 def limit_memory(budget: float = math.inf, *, workers: int = 1) -> None:
-    """Set how much memory this process may take, in bytes, and how many workers share it."""
+    """Set how much memory this process may take, in bytes, and how many workers share it; before loading networks."""
     global _budget, _sharing
     _budget, _sharing = budget, workers
+
+
+def sharing() -> int:
+    """How many workers restore at once in this process."""
+    return _sharing
 
 
 def memory_is_limited() -> bool:

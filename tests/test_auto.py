@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,9 +13,10 @@ from torch import Tensor, nn
 
 from fairweather.auto import REMEDIES, SURE, AutoRestorer, done_about, steps_for, told
 from fairweather.errors import FairweatherError, UsageError
-from fairweather.loading import TASKS
+from fairweather.loading import TASKS, load, witness_digests
 from fairweather.models.judge import FINDINGS, Judge, details
 from fairweather.pipeline import Restorer
+from fairweather.weights import save_weights
 
 
 class Fixed(Judge):
@@ -24,8 +28,11 @@ class Fixed(Judge):
             [probabilities.get(name.replace(" ", "_"), 0.02) for name in FINDINGS]
         ).logit()
 
-    def forward(self, x: Tensor, evidence: Tensor | None = None, *, whole: int = 0) -> Tensor:
+    def forward(self, x: Tensor, *, whole: int = 0) -> Tensor:
         return self.logits[None]
+
+    def weigh(self, looks: Tensor, evidence: Tensor) -> Tensor:
+        return looks
 
 
 class Plus(nn.Module):
@@ -42,7 +49,7 @@ class Plus(nn.Module):
 NETS = {"denoise": Plus(0.1), "derain": Plus(0, 2), "dehaze": Plus(-0.05)}
 
 
-def auto(judge: Judge) -> tuple[AutoRestorer, list[str]]:
+def auto(judge: Judge, *, by_evidence: bool = True) -> tuple[AutoRestorer, list[str]]:
     """An automatic restorer with known networks, and the tasks that it has asked for so far."""
     asked: list[str] = []
 
@@ -51,7 +58,13 @@ def auto(judge: Judge) -> tuple[AutoRestorer, list[str]]:
         return Restorer(NETS[task], model="nafnet_tiny", task=task, sha256="", device="cpu", precision="fp32")
 
     found = AutoRestorer(
-        judge, model="judge_small", sha256="0" * 64, device="cpu", precision="fp32", restorer=restorer
+        judge,
+        model="judge_small",
+        sha256="0" * 64,
+        device="cpu",
+        precision="fp32",
+        restorer=restorer,
+        by_evidence=by_evidence,
     )
     return found, asked
 
@@ -68,10 +81,9 @@ def test_a_clear_picture_comes_back_as_it_is() -> None:
 
 def test_what_the_restorers_would_change_is_told_to_the_judge() -> None:
     class Listening(Fixed):
-        def forward(self, x: Tensor, evidence: Tensor | None = None, *, whole: int = 0) -> Tensor:
-            assert evidence is not None
+        def weigh(self, looks: Tensor, evidence: Tensor) -> Tensor:
             heard.append(evidence[0])
-            return self.logits[None]
+            return looks
 
     heard: list[Tensor] = []
     restorer, asked = auto(Listening())
@@ -81,6 +93,28 @@ def test_what_the_restorers_would_change_is_told_to_the_judge() -> None:
     assert torch.equal(heard[0], heard[1])
     assert float(heard[0][0]) == pytest.approx(-20, abs=0.01)  # 0.1 is added by the denoiser
     assert float(heard[0][3]) == pytest.approx(2, abs=0.01)
+
+
+def test_a_judge_that_was_not_trained_with_the_restorers_judges_by_looks(tmp_path: Path) -> None:
+    restorer, asked = auto(Fixed(noise=0.9), by_evidence=False)
+    assert restorer.judge(PICTURE)["noise"] == pytest.approx(0.9)
+    assert asked == []
+
+    judge = Judge(far=1, near=1)
+    metadata = {"model": "judge_small", "model_args": json.dumps({"far": 1, "near": 1}), "task": "auto"}
+    shipped = {"witnesses": json.dumps(witness_digests())}
+    others = {"witnesses": json.dumps(witness_digests() | {"denoise": "0" * 64})}
+    for more, expected in (({}, False), (others, False), (shipped, True)):
+        save_weights(judge.state_dict(), tmp_path / "judge.safetensors", metadata | more)
+        loaded = load("auto", model=tmp_path / "judge.safetensors")
+        assert isinstance(loaded, AutoRestorer)
+        assert loaded.by_evidence == expected
+
+
+def test_a_batch_is_refused_in_words_that_fit() -> None:
+    restorer, _ = auto(Fixed())
+    with pytest.raises(UsageError, match=r"expected a float tensor \(3, h, w\), RGB"):
+        restorer.restore(PICTURE[None])
 
 
 def test_what_is_sure_is_done_in_order_and_once() -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fairweather.models.winograd import LEAST_IN_FILES, WinogradConv2d, with_win
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
 from fairweather.quantising import Calibration
+from fairweather.runtime import limit_memory
 
 BOTH = pytest.mark.parametrize("backend", ["onnx", "openvino"])
 SUFFIX = backends.SUFFIXES
@@ -353,6 +355,36 @@ def test_threads_are_those_of_torch(exported: dict[str, Path], monkeypatch: pyte
     assert asked["INFERENCE_PRECISION_HINT"] == "f32"  # it would take bf16 by itself
 
 
+def test_workers_compute_side_by_side_each_with_its_threads(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    asked: list[dict[str, Any]] = []
+    core = openvino.Core
+
+    class Watched(core):  # type: ignore[misc, valid-type]
+        def compile_model(self, net: Any, device: str, settings: dict[str, Any]) -> Any:
+            asked.append(settings)
+            return super().compile_model(net, device, settings)
+
+    monkeypatch.setattr(openvino, "Core", Watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    alone = open_exported(exported["openvino"])
+    limit_memory(workers=2)
+    try:
+        network = open_exported(exported["openvino"])
+    finally:
+        limit_memory()
+    pictures = [torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(i)) for i in range(8)]
+    expected = [alone(picture) for picture in pictures]
+    with ThreadPoolExecutor(2) as workers:
+        for found, right in zip(workers.map(network, pictures), expected, strict=True):
+            torch.testing.assert_close(found, right, rtol=0, atol=1e-5)
+    told = [(settings["NUM_STREAMS"], settings["INFERENCE_NUM_THREADS"]) for settings in asked]
+    assert set(told) == {(1, 3), (2, 6)}
+
+
 def test_shapes_that_come_again_and_again_give_the_same(exported: dict[str, Path]) -> None:
     network = open_exported(exported["openvino"])
     first = [network(noise(1, 3, 8 * i, 16)) for i in (1, 2, 3, 4)]
@@ -490,7 +522,7 @@ def test_a_large_picture_that_needs_shared_statistics_goes_to_torch_or_is_refuse
         torch.testing.assert_close(
             restorer.restore(small, depth=False).image, ours.restore(small).image, rtol=0, atol=1e-5
         )
-    with pytest.raises(UsageError, match="--backend torch"):
+    with pytest.raises(BackendError, match="--backend torch"):
         alone.restore(large, tile=280)
     result = both.restore(large, tile=280)
     assert any("took torch" in warning for warning in result.warnings)

@@ -303,6 +303,14 @@ def test_night_of_a_set_without_clear_pictures_says_so(night: NightRestorer, two
     assert report.fusion is not None
 
 
+def test_night_names_the_infrared_picture_that_cannot_be_scored(
+    night: NightRestorer, two_cameras: Path
+) -> None:
+    write(two_cameras / "test/Inf/input/001.png", np.zeros((48, 64), np.uint8))
+    with pytest.raises(DataError, match=r"001\.png: is the same value everywhere.* nothing to score"):
+        evaluate(night, two_cameras)
+
+
 def test_night_prints_ours_beside_the_average_and_the_papers(
     night: NightRestorer, two_cameras: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

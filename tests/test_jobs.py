@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -978,6 +979,28 @@ def test_a_step_that_is_there_already_is_not_overwritten() -> None:
     assert "a.night.clean.png exists" in outcome.message
 
 
+def test_steps_take_their_places_with_the_result_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    save("a.png")
+    jobs = plan(["a.png"], task="night", keep_steps=True)
+    (job,) = jobs
+    result = inverter.restore("a.png")
+    cleaned = dataclasses.replace(result, clean=result.picture, infrared_share=torch.zeros(1, 5, 7))
+    monkeypatch.setattr(
+        "fairweather.jobs._result", lambda *_: dataclasses.replace(cleaned, image=result.picture)
+    )
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("fairweather.images.write_picture", interrupted)  # of the result itself
+        with pytest.raises(KeyboardInterrupt):
+            list(run(jobs, inverter, Options()))
+    assert [p.name for p in Path().iterdir()] == ["a.png"]
+    assert [o.status for o in run(jobs, inverter, Options())] == ["done"]
+    assert all(file.exists() for file in job.files())
+
+
 def test_a_numbered_result_keeps_the_steps_that_are_there() -> None:
     save("a.png", "a.night.png", "a.night-2.clean.png")
     jobs = plan(["a.png"], task="night", keep_steps=True)
@@ -1138,6 +1161,35 @@ def test_large_pictures_in_rows_come_out_as_whole_ones(
     assert whole.alpha is not None
     assert rows.alpha is not None
     assert torch.equal(whole.alpha, rows.alpha)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_where_memory_runs_out_in_rows_tiles_shrink_or_the_picture_fails_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 900, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save("a.png")
+
+    def restorer(most: int) -> Restorer:
+        class Narrow(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                if x.shape[-1] > most:
+                    raise MemoryError
+                return 1 - x
+
+        return Restorer(
+            Narrow(), model="nafnet_tiny", task="derain", sha256="0" * 64, device="cpu", precision="fp32"
+        )
+
+    (outcome,) = run(plan(["a.png"], task="derain"), restorer(300), Options(tile=512))
+    assert outcome.result is not None
+    assert outcome.result.warnings == ("not enough memory; went on with tiles of 256 pixels",)
+    assert np.array_equal(np.asarray(PIL.Image.open("a.derained.png")), 255 - pixels)
+
+    save("b.png")
+    jobs = plan(["a.png", "b.png"], task="derain", output="out")
+    outcomes = list(run(jobs, restorer(100), Options(tile=512)))
+    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert outcomes[0].exit_code == OutOfMemoryError.exit_code
+    assert [p.name for p in Path("out").iterdir()] == ["b.png"]
 
 
 @pytest.mark.usefixtures("little_memory")

@@ -956,7 +956,7 @@ class Doubtful(Judge):
         nn.Module.__init__(self)
         self.calls = 0
 
-    def forward(self, x: Tensor, evidence: Tensor | None = None, *, whole: int = 0) -> Tensor:
+    def forward(self, x: Tensor, *, whole: int = 0) -> Tensor:
         self.calls += 1
         rain = 3.0 if self.calls % 2 else -1.0
         return torch.tensor([[rain if name == "rain" else -5.0 for name in FINDINGS]])
@@ -970,6 +970,7 @@ def test_a_judge_decides_once_for_the_whole_video() -> None:
         device="cpu",
         precision="fp32",
         restorer=lambda task: restorer(lambda x: 1 - x, task),
+        by_evidence=False,
     )
     write("a.mp4", [np.full((HEIGHT, WIDTH, 3), 0.2)] * 8)
     result = restored("a.mp4", net=judge)

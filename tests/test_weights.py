@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fairweather.errors import WeightsError
+from fairweather.loading import witness_digests
 from fairweather.models import MODELS, create_model
-from fairweather.training.judge import witness_digests
 from fairweather.weights import FOLDER, WEIGHTS, Weights, checked, read_weights, save_weights, sha256
 
 

@@ -28,7 +28,7 @@ BLOCK = 16
 CHANGE, STRUCTURE, VEIL = 12, 10, 6
 """How many numbers say what a restorer changed, what a piece looks like, and how veiled a picture is."""
 EVIDENCE = 2 * 3 * CHANGE + 2 * STRUCTURE + CHANGE + 2 * VEIL
-"""How many there are of a picture: mean, most and least over its pieces, see `evidence`."""
+"""How many there are of a picture: of changes mean, most and least over its pieces, of structure mean and most."""
 
 
 def evidence(

@@ -46,16 +46,10 @@ class Judge(nn.Module):
         self.head = nn.Linear(2 * 128, len(FINDINGS))
         self.weigher = Weigher(len(FINDINGS) + EVIDENCE, len(FINDINGS) - 1)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b 3 h w"],
-        evidence: Float[Tensor, "b evidence"] | None = None,
-        *,
-        whole: int = WHOLE,
-    ) -> Float[Tensor, "b findings"]:
-        """By looks and evidence; by looks alone, as the encoders are trained, where there is none."""
+    def forward(self, x: Float[Tensor, "b 3 h w"], *, whole: int = WHOLE) -> Float[Tensor, "b findings"]:
+        """By looks alone; `weigh` adds the evidence."""
         looks: Tensor = self.head(self.vector(x, whole=whole))
-        return looks if evidence is None else self.weigh(looks, evidence)
+        return looks
 
     def vector(self, x: Float[Tensor, "b 3 h w"], *, whole: int = WHOLE) -> Float[Tensor, "b 256"]:
         """ConStyle's vector of the picture reduced to `whole` pixels, and the mean of those of its pieces."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -202,7 +202,7 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the network."""
     task: str
-    """What it learns: derain, denoise, deblur, dehaze, night (fusion); encode, of an encoder."""
+    """What it learns: derain, denoise, deblur, dehaze, night (fusion), auto (a judge); encode, of an encoder."""
     sources: tuple[TaggedSource, ...]
     """Where training patches come from."""
     validation: tuple[TaggedSource, ...]
@@ -302,11 +302,11 @@ class TrainConfig:
             raise UsageError(f"learning_rate={self.learning_rate} must be more than 0")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay={self.ema_decay} must be at least 0 and less than 1")
-        if self.evidence and (self.task != "auto" or self.devices > 1 or self.progressive):
+        if self.evidence and (self.task != "auto" or self.devices > 1):
             raise UsageError(
-                f"evidence={self.evidence} is for a judge (task=auto) in one process (devices=1) and patches of one "
-                "size (progressive=[]); set it to 0"
+                f"evidence={self.evidence} is for a judge (task=auto) in one process (devices=1); set it to 0"
             )
+        self._check_unused()
         if not self.sources:
             raise UsageError("sources is empty: there is nothing to train on")
         if not self.validation:
@@ -343,6 +343,25 @@ class TrainConfig:
             raise UsageError(
                 "pretrain needs contrast, and contrast.freeze_after=null: nothing else would learn"
             )
+
+    def _check_unused(self) -> None:
+        """Raises UsageError for a setting that would do nothing."""
+        kinds = {
+            "a judge (task=auto)": (
+                self.task == "auto",
+                ("progressive", "zoom", "fusion", "contrast", "two_tasks"),
+            ),
+            "fusion": (self.fusion is not None, ("contrast", "two_tasks")),
+            "pretrain": (self.pretrain is not None, ("two_tasks",)),
+        }
+        usual = {setting.name: setting.default for setting in fields(self)}
+        for kind, (chosen, others) in kinds.items():
+            for name in ("loss", "fft", *others) if chosen else ():
+                if (value := getattr(self, name)) != usual[name]:
+                    shown = value if isinstance(value, str | float | tuple) else "..."
+                    raise UsageError(
+                        f"{name}={shown} would do nothing: {kind} has no use for it; leave it out"
+                    )
 
     def _check_contrast(self, contrast: Contrast) -> None:
         if self.two_tasks:

@@ -19,8 +19,7 @@ from fairweather.data.findings import Judged, JudgedPictures
 from fairweather.data.patches import Clear, Pairs, Scenes
 from fairweather.errors import UsageError
 from fairweather.files import written_whole
-from fairweather.loading import TASKS, load
-from fairweather.models import choose_weights
+from fairweather.loading import load
 from fairweather.models.evidence import WITNESSES, evidence
 from fairweather.models.inference import for_inference
 from fairweather.models.judge import WHOLE, Judge
@@ -191,11 +190,6 @@ def _witnesses(precision: Literal["fp32", "bf16"]) -> dict[str, Callable[[Tensor
         assert isinstance(restorer, Restorer)
         found[task] = witness(restorer)
     return found
-
-
-def witness_digests() -> dict[str, str]:
-    """The digests of the weights that give evidence, by task: a judge is for these alone."""
-    return {task: choose_weights(TASKS[task], task).sha256 for task in WITNESSES}
 
 
 Ranges = tuple[tuple[int, int], ...]

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fairweather.data.night import cleaned_pairs, find_triples
 from fairweather.data.patches import Pairs, Source
 from fairweather.errors import UsageError
+from fairweather.files import cache_folder
 from fairweather.images import Picture, read_picture
 from fairweather.loading import load
 from fairweather.losses.fusion import (
@@ -44,10 +45,6 @@ from fairweather.pipeline import Restorer
 from fairweather.training.config import Fusion, TrainConfig
 from fairweather.training.restoration import Restoration, derain_start, optimizer
 from fairweather.training.sets import ROADSCENE, ROADSCENE_HELD
-
-CLEANED_CACHE = Path("~/.cache/fairweather/cleaned")
-"""Where cleaned pictures are kept, for all runs."""
-
 
 # The step, in functions ------------------------------------------------------------------------------------------
 
@@ -210,7 +207,7 @@ def fused_sources(sources: Sequence[Source], config: TrainConfig) -> tuple[Pairs
         assert isinstance(source, Pairs)  # as the configuration has checked
         triples = find_triples(config.data_root / source.path, split=source.split)
         manifest = cleaned_pairs(
-            triples, clean, by=cleaner.sha256 if cleaner else "as they are", cache=CLEANED_CACHE.expanduser()
+            triples, clean, by=cleaner.sha256 if cleaner else "as they are", cache=cache_folder() / "cleaned"
         )
         found.append(dataclasses.replace(source, path=manifest, split=None))
     return tuple(found)

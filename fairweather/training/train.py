@@ -23,7 +23,8 @@ from fairweather.data.findings import JudgedPatches, JudgedPictures
 from fairweather.data.patches import Patches, Pictures, Steps, Views
 from fairweather.data.teachers import teacher
 from fairweather.errors import DataError, UsageError, WeightsError
-from fairweather.files import written_whole
+from fairweather.files import cache_folder, written_whole
+from fairweather.loading import witness_digests
 from fairweather.models import create_model
 from fairweather.runtime import keep_memory
 from fairweather.training.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ from fairweather.training.irconstyle import (
     encoder_of,
     recalibrate_bn,
 )
-from fairweather.training.judge import JudgeTraining, WeighingTraining, witness_digests
+from fairweather.training.judge import JudgeTraining, WeighingTraining
 from fairweather.training.nitedr import FusionTraining, fused_sources
 from fairweather.training.restoration import Restoration
 from fairweather.weights import read_weights, save_weights, sha256
@@ -47,8 +48,6 @@ log = logging.getLogger(__name__)
 
 _OF_THE_MACHINE = {"data_root", "init", "device", "devices", "threads", "workers"}
 """Settings that say where a run took place and not what it learnt; nobody's business."""
-DEPTH_CACHE = Path("~/.cache/fairweather/depth")
-"""Where the depth that a network gave is kept, for all runs."""
 CONFIG_FILE, COMMIT_FILE, WEIGHTS_FILE = "config.json", "commit", "weights.safetensors"
 
 
@@ -225,7 +224,7 @@ def _teacher(config: TrainConfig) -> Teacher | None:
     if tasks is None or not tasks.learns_depth:
         return None
     return teacher(
-        tasks.teacher, root=config.data_root, cache=DEPTH_CACHE.expanduser(), values=tasks.teacher_values
+        tasks.teacher, root=config.data_root, cache=cache_folder() / "depth", values=tasks.teacher_values
     )
 
 

@@ -17,7 +17,6 @@ from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from fairweather.images import Picture, write_picture
-from fairweather.training import nitedr
 
 FOLDERS = {
     "bsds500/train": 2,
@@ -61,9 +60,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where cleaned pictures are kept: not among the user's."""
-    folder = tmp_path_factory.getbasetemp() / "cleaned"
-    monkeypatch.setattr(nitedr, "CLEANED_CACHE", folder)
+    """Where what can be made again is kept: not among the user's."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("FAIRWEATHER_CACHE", str(folder))
     return folder
 
 

@@ -75,9 +75,7 @@ def test_numbers_far_from_what_was_learnt_count_no_more_than_four_deviations() -
     assert torch.equal(at(far + 0.1), at(1e6))
 
 
-@pytest.mark.parametrize(
-    "settings", [["task=denoise", "model=nafnet_tiny"], ["devices=2"], ["progressive=[[300, 64, 16]]"]]
-)
-def test_evidence_is_for_a_judge_in_one_process_and_patches_of_one_size(settings: list[str]) -> None:
+@pytest.mark.parametrize("settings", [["task=denoise", "model=nafnet_tiny"], ["devices=2"]])
+def test_evidence_is_for_a_judge_in_one_process(settings: list[str]) -> None:
     with pytest.raises(UsageError, match=r"evidence=8000 is for a judge .* set it to 0"):
         override(RECIPES["judge_evidence"](), settings)
