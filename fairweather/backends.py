@@ -190,6 +190,10 @@ def open_exported(path: Path) -> Exported:
     threads = torch.get_num_threads()
     try:
         text, run = (_onnx if backend == "onnx" else _openvino)(path, threads)
+    except ImportError as error:
+        raise UsageError(
+            f"backend {backend!r} is installed but cannot be loaded ({_first(error)}); install it anew"
+        ) from None
     except Exception as error:  # each library has its own classes
         raise WeightsError(f"{path} is damaged or not a whole {path.suffix} file ({_first(error)})") from None
     try:

@@ -70,6 +70,8 @@ def bench(
     """
     if rounds < 1 or min(sides) < 1:
         raise UsageError(f"{rounds} rounds of sides {', '.join(map(str, sides))}: expected 1 or more each")
+    for file in files:
+        load(str(file), device="cpu")  # what is missing or damaged shows before any work
     restorers: dict[str, Restorer] = {}
     for precision in PRECISIONS:
         known = installed(precision)

@@ -217,6 +217,10 @@ def _add_task(task: str, help: str) -> None:
                     f"{option} writes more files, and -o - has no place for them; give -o a file"
                 )
         several = _auto_or("--workers", workers, "a number of pictures")
+        if not max_megapixels > 0:
+            raise UsageError(f"--max-megapixels is {max_megapixels:g}, expected more than 0")
+        if not math.isfinite(ir_offset):
+            raise UsageError(f"--ir-offset is {ir_offset:g}, expected seconds")
         shift = None if ir_shift is None else _two_numbers("--ir-shift", ir_shift)
         jobs = plan(
             inputs,
@@ -428,6 +432,8 @@ def evaluate(
 
     keep_memory()
     if json_file:
+        if json_file.is_dir():
+            raise UsageError(f"--json {json_file} is a folder; expected a file name")
         json_file.parent.mkdir(parents=True, exist_ok=True)
         # An unwritable place shows now, and not after the work.
         tempfile.TemporaryFile(dir=json_file.parent).close()
@@ -506,6 +512,10 @@ def train(
     if resume and settings:
         raise UsageError("--resume goes on with the saved configuration; --set would change it")
     config = saved_config(folder) if resume else override(RECIPES[recipe](), settings or [])
+    if config.recipe != recipe:
+        raise UsageError(
+            f"{folder} is a run of {config.recipe}, not of {recipe}; name that, or another --run"
+        )
     if show:
         import json
 

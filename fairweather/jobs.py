@@ -24,13 +24,13 @@ from fairweather import images
 from fairweather.auto import done_about, told
 from fairweather.compare import side_by_side
 from fairweather.depth_picture import depth_files, depth_written
-from fairweather.errors import FairweatherError, PictureError, UsageError
+from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError, one_line
 from fairweather.files import files_in
 from fairweather.loading import AnyRestorer
 from fairweather.models import MODELS
 from fairweather.night import NightRestorer, check_fusion
 from fairweather.partners import READ, listed_pairs, partners
-from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength, smaller_tile
+from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength, check_tile, smaller_tile
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
 from fairweather.runtime import in_order, memory_for, memory_is_limited, overlapped
 from fairweather.tiling import SMALLEST
@@ -217,9 +217,11 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
                 raise UsageError(f"no such file or folder: {text}")
             found += matched
     once: dict[Path, tuple[Path, Path]] = {}
-    for path, inside_ in found:
+    for path, inside_ in sorted(
+        found, key=lambda file: file[0].is_symlink()
+    ):  # a link counts where its file does not
         once.setdefault(path if path == STREAM else path.resolve(), (path, inside_))
-    return list(once.values())
+    return [file for file in dict.fromkeys(found) if file in once.values()]
 
 
 def _in(path: Path, folders: Sequence[Path]) -> bool:
@@ -387,6 +389,7 @@ def run(
     """
     options = options or Options()
     check_strength(options.strength)  # also where all is skipped
+    check_tile(options.tile)
     check_fusion(options.fusion)
     if any(job.depth for job in jobs) and not restorer.finds_depth:
         raise UsageError(
@@ -548,6 +551,8 @@ def _tried(step: Callable[[Given], Made], given: Given, job: Job) -> Made | Outc
         return step(given)
     except UsageError:
         raise
+    except OutOfMemoryError as error:  # does not know of which picture
+        return Outcome(job, "failed", f"{one_line(job.source)}: {error}", error.exit_code)
     except FairweatherError as error:
         return Outcome(job, "failed", str(error), error.exit_code)
     except OSError as error:  # a name too long for the file system

@@ -74,6 +74,8 @@ def load(
         and name not in MODELS
         and Path(name).suffix not in (".safetensors", *SUFFIXES.values())
     ):
+        if name == "restore":
+            raise UsageError("the task of 'fairweather restore' is called auto; take that name")
         raise unknown_name("task or model", name, [*TASKS, *MODELS])
     if model and name not in TASKS:
         raise UsageError(

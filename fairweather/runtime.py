@@ -159,9 +159,11 @@ def memory_for(device: str, *, beside: float = 0, least: float = 0) -> float:
     taken = taken_memory()
     left = (_budget * RECKONED - taken) / _sharing - beside
     if left < least:
-        needed = math.ceil((taken + _sharing * (beside + least)) / RECKONED / 1024**2)
+        # What a process holds differs a little from run to run: told with a margin, it does when it is typed in.
+        needed = math.ceil((taken + _sharing * (beside + least)) / RECKONED / 1024**2 * 1.05 / 10) * 10
+        budget = f"{_budget / 1024**2:.0f}MB" if _budget >= 1024**2 else f"{_budget:.0f} bytes"
         raise OutOfMemoryError(
-            f"--memory-budget of {_budget / 1024**2:.0f}MB is too small: the least that would do is {needed}MB"
+            f"--memory-budget of {budget} is too small: the least that would do is {needed}MB"
             + (f", or less with fewer than {_sharing} workers" if _sharing > 1 else "")
         )
     return min(left, available_memory(device) / _sharing)

@@ -97,6 +97,13 @@ def value(file: str | Path) -> int:
     return int(level)
 
 
+def test_a_link_does_not_take_the_place_of_its_file() -> None:
+    save("in/photo.png")
+    Path("in/a_link.png").symlink_to("photo.png")
+    assert planned("in", output="out") == [("in/photo.png", "out/photo.png")]
+    assert planned("in/a_link.png", output="out") == [("in/a_link.png", "out/a_link.png")]
+
+
 # Where results go ------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ resumed at any step sees exactly the patches that it would have seen.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,8 @@ from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped
 from fairweather.data.transforms import Augment, augment, random_crop, reduce, reduce_known, vary_tones
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.images import read_picture
+
+log = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -251,6 +254,7 @@ class Patches(Dataset[Sample]):
             raise UsageError(f"zoom={zoom} must be (smallest, largest) with 0 < smallest <= largest <= 1")
         self.sources, self.size, self.seed = tuple(sources), size, seed
         self.zoom, self.teacher = zoom, teacher
+        self._told_of_small = False
         self.items = [_items(source, root) for source in sources]
         self.weights = torch.tensor([source.weight for source in sources])
         if not (self.weights >= 0).all() or not self.weights.sum() > 0:
@@ -284,7 +288,15 @@ class Patches(Dataset[Sample]):
 
     def _drawn(self, source: Source, item: Item, size: int, generator: Generator) -> list[Tensor]:
         """A window of an item, with what the source varies in it."""
-        window = self._window(source, _layers(item, self.teacher), size, generator)
+        layers = _layers(item, self.teacher)
+        height, width = layers[0].shape[-2:]
+        if min(height, width) < size and not self._told_of_small:
+            self._told_of_small = True
+            log.warning(
+                f"{_name(item)} has {width}x{height} pixels, less than a patch of {size}: it and others like it are "
+                "continued by mirroring; a smaller patch (--set patch=N) would not need that"
+            )
+        window = self._window(source, layers, size, generator)
         if (
             isinstance(source, Scenes)
             and source.strange

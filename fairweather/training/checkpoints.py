@@ -7,10 +7,35 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from fairweather.errors import WeightsError
+
 log = logging.getLogger(__name__)
+
+
+def last_checkpoint(run: Path) -> Path:
+    """What a run goes on from."""
+    return run / "checkpoints" / "last.ckpt"
+
+
+def best_checkpoint(run: Path) -> Path:
+    """What is published of a run."""
+    return run / "checkpoints" / "best.ckpt"
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """Raises WeightsError for a damaged one."""
+    try:
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        found["state_dict"], found["global_step"]
+    except Exception as error:  # of many classes, by where it is damaged
+        raise WeightsError(
+            f"{file} is damaged ({type(error).__name__}); take a copy of it, or start a new run"
+        ) from None
+    return found
 
 
 class Checkpoints(Callback):
@@ -20,27 +45,18 @@ class Checkpoints(Callback):
     the checkpoint before, and so neither loses nor repeats a score. Files are put in place whole.
 
     Args:
-        folder: where the two files lie.
+        run: the run's folder.
         every: steps between checkpoints. validate_every: steps between validations. steps: of the whole run.
         monitor: the score that decides which is best; more is better.
     """
 
     def __init__(
-        self, folder: Path, *, every: int, validate_every: int, steps: int, monitor: str = "val/psnr"
+        self, run: Path, *, every: int, validate_every: int, steps: int, monitor: str = "val/psnr"
     ) -> None:
-        self.folder, self.every, self.validate_every, self.steps = folder, every, validate_every, steps
+        self.last_file, self.best_file = last_checkpoint(run), best_checkpoint(run)
+        self.every, self.validate_every, self.steps = every, validate_every, steps
         self.monitor = monitor
         self.best: float | None = None
-
-    @property
-    def last_file(self) -> Path:
-        """What a run goes on from."""
-        return self.folder / "last.ckpt"
-
-    @property
-    def best_file(self) -> Path:
-        """What is published."""
-        return self.folder / "best.ckpt"
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,13 @@ from fairweather.data.patches import STRICT, Clear, Pairs, Scenes, Stage
 from fairweather.errors import UsageError, unknown_name
 from fairweather.losses.constyle import Gram
 
+TASKS = ("derain", "denoise", "deblur", "dehaze", "night", "auto", "encode")
+"""What can be learnt; night is fusion, auto a judge, and encode an encoder alone."""
+
 
 def _tag(source: Any) -> str:
     """Which source a plain dictionary is, by a field that only it has: a wrong value is then said to be wrong."""
-    fields = source if isinstance(source, dict) else vars(source)
+    fields = source if isinstance(source, dict) else getattr(source, "__dict__", ())
     return "clear" if "degradation" in fields else "scenes" if "ranges" in fields else "pairs"
 
 
@@ -202,7 +206,7 @@ class TrainConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     """Constructor arguments of the network."""
     task: str
-    """What it learns: derain, denoise, deblur, dehaze, night (fusion), auto (a judge); encode, of an encoder."""
+    """What it learns, one of TASKS."""
     sources: tuple[TaggedSource, ...]
     """Where training patches come from."""
     validation: tuple[TaggedSource, ...]
@@ -296,10 +300,16 @@ class TrainConfig:
             "recalibrate_bn",
             "evidence",
         ):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name}={getattr(self, name)} must be 0 or more")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UsageError(f"learning_rate={self.learning_rate} must be more than 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas={[*self.betas]} must be at least 0 and less than 1, each")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed={self.seed} must be at least 0 and less than 2**32")
+        if self.task not in TASKS:
+            raise unknown_name("task", self.task, TASKS)
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay={self.ema_decay} must be at least 0 and less than 1")
         if self.evidence and (self.task != "auto" or self.devices > 1):
@@ -417,12 +427,12 @@ def override(config: TrainConfig, settings: list[str]) -> TrainConfig:
 def _assign(node: Any, path: list[str], value: Any, key: str) -> None:
     head: Any = path[0]
     if isinstance(node, list):
-        if not head.isdigit() or int(head) >= len(node):
+        if not head.isdecimal() or int(head) >= len(node):
             raise UsageError(f"--set {key}: {head!r} is not an item, expected 0 to {len(node) - 1}")
         head = int(head)
     elif not isinstance(node, dict):
         raise UsageError(f"--set {key}: there is nothing named {head!r} inside a plain value")
-    elif head not in node and not key.startswith("model_args."):
+    elif head not in node and not (key.startswith("model_args.") and len(path) == 1):
         raise unknown_name("setting", head, node)
     if len(path) == 1:
         node[head] = value
@@ -443,7 +453,7 @@ def to_plain(config: TrainConfig) -> dict[str, Any]:
     return plain
 
 
-def from_plain(plain: dict[str, Any]) -> TrainConfig:
+def from_plain(plain: Any) -> TrainConfig:
     """The configuration from JSON values; a wrong one raises UsageError with its key."""
     try:
         return _ADAPTER.validate_python(plain)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
+import shutil
 import subprocess
 import warnings
 from itertools import islice
@@ -22,12 +25,12 @@ from fairweather.data.depth import Teacher
 from fairweather.data.findings import JudgedPatches, JudgedPictures
 from fairweather.data.patches import Patches, Pictures, Steps, Views
 from fairweather.data.teachers import teacher
-from fairweather.errors import DataError, UsageError, WeightsError
+from fairweather.errors import DataError, PictureError, UsageError, WeightsError
 from fairweather.files import cache_folder, written_whole
 from fairweather.loading import witness_digests
 from fairweather.models import create_model
 from fairweather.runtime import keep_memory
-from fairweather.training.checkpoints import Checkpoints
+from fairweather.training.checkpoints import Checkpoints, best_checkpoint, last_checkpoint, load_checkpoint
 from fairweather.training.config import TrainConfig, from_plain, to_plain
 from fairweather.training.dcmpnet import TwoTaskTraining
 from fairweather.training.irconstyle import (
@@ -78,14 +81,16 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     patches = training_set(config)
     held_back = validation_set(config)
     checkpoints = Checkpoints(
-        run / "checkpoints",
+        run,
         every=config.checkpoint_every,
         validate_every=config.validate_every,
         steps=config.steps,
         monitor=module.monitor,
     )
     checkpoint = checkpoints.last_file if resume and checkpoints.last_file.exists() else None
-    start = torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint else 0
+    start = _steps_done(checkpoint, module) if checkpoint else 0
+    if resume and checkpoints.best_file.exists():
+        load_checkpoint(checkpoints.best_file)  # damage shows now, and not after the work
     if config.recalibrate_bn and not checkpoint:
         _recalibrate(module.net, patches, config)
     if not resume and _is_first_process():
@@ -132,8 +137,13 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     pictures = DataLoader(held_back, batch_size=1)
     try:
         trainer.fit(module, loader, pictures, ckpt_path=checkpoint, weights_only=True)
-    except DataError as error:  # out of a worker process it comes with a traceback in its message
-        raise DataError(str(error).strip().rpartition("fairweather.errors.DataError: ")[2]) from error
+    except (DataError, PictureError) as error:
+        if progress:
+            print()  # its bar leaves the line open
+        if _is_first_process():
+            _clear_up(run)
+        # Out of a worker process it comes with a traceback in its message.
+        raise DataError(re.split(r"fairweather\.errors\.\w+: ", str(error).strip())[-1]) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     if config.steps % config.validate_every:  # the last steps, at the lowest rate, are candidates too
@@ -210,6 +220,25 @@ def validation_set(config: TrainConfig) -> Dataset[Any]:
     return Pictures(sources, root=config.data_root)
 
 
+def _steps_done(checkpoint: Path, module: nn.Module) -> int:
+    """Of the run that a checkpoint is of, whose module this is.
+
+    Raises:
+        WeightsError: if it is damaged, or of another network.
+    """
+    held = load_checkpoint(checkpoint)
+    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in held["state_dict"].items()}
+    if differing := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+        name = differing[0]
+        raise WeightsError(
+            f"{checkpoint} is of another network than {CONFIG_FILE} says ({name} is {theirs.get(name, 'missing')}, "
+            f"expected {ours.get(name, 'none')}); put {CONFIG_FILE} back as it was, or start a new run"
+        )
+    steps: int = held["global_step"]
+    return steps
+
+
 def _recalibrate(net: nn.Module, patches: Dataset[Any], config: TrainConfig) -> None:
     encoder = encoder_of(net)
     if encoder is None:
@@ -234,13 +263,25 @@ def _check(config: TrainConfig, run: Path, resume: bool) -> None:
         raise UsageError("device=cuda: this machine has no CUDA device; use --set device=cpu")
     if config.init and not config.init.is_file():
         raise UsageError(
-            f"{config.recipe} starts from {config.init}, which is not there; train that first "
-            f"(fairweather train {config.init.parent.name}) or give other weights with --set init=FILE"
+            f"{config.recipe} starts from {config.init}, which is no file; train that first "
+            f"(fairweather train {config.init.parent.name or 'RECIPE'}) or give other weights with --set init=FILE"
         )
     if resume:
         saved_config(run)
     elif (run / CONFIG_FILE).exists() and _is_first_process():
         raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
+
+
+def _clear_up(run: Path) -> None:
+    """Take away what a run wrote that failed before its first checkpoint, so that it can be begun again."""
+    if last_checkpoint(run).exists() or best_checkpoint(run).exists() or any(run.glob("evidence*")):
+        return
+    for name in (CONFIG_FILE, COMMIT_FILE):
+        (run / name).unlink(missing_ok=True)
+    for name in ("csv", "tensorboard"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what else is in it is not ours
+        run.rmdir()
 
 
 def _is_first_process() -> bool:
@@ -263,7 +304,7 @@ def saved_config(run: Path) -> TrainConfig:
         raise UsageError(f"{run} holds no run: there is no {file.name} in it")
     try:
         return from_plain(json.loads(file.read_text()))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UsageError) as error:
         raise UsageError(f"{file} is damaged ({error}); start the run anew") from None
 
 
@@ -272,7 +313,7 @@ def publish(config: TrainConfig, run: Path) -> Path:
 
     The network alone: parts of the training, such as ConStyle's queue, are not published.
     """
-    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    checkpoint = load_checkpoint(best_checkpoint(run))
     prefix = "average.module."
     average = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     state = {k: v for k, v in average.items() if not k.startswith(TRAINING_ONLY)}

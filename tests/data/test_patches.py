@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -330,6 +331,18 @@ def test_pairs_that_are_not_whole_or_not_alike_are_not_trained_on(root: Path) ->
     write_picture(Picture(pixels=torch.zeros(3, 64, 63)), root / "pairs/input/2.png")
     with pytest.raises(DataError, match=r"2\.png .63x64. and .*2\.png .64x64. are a pair of different sizes"):
         Pictures([PAIRS], root=root)[2]
+
+
+def test_the_first_picture_smaller_than_a_patch_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small = Patches([PAIRS, CLEAR], root=root, size=8, seed=0)
+    large = Patches([PAIRS, CLEAR], root=root, size=500, seed=0)
+    for i in range(3):
+        small[i]
+    assert not caplog.messages
+    for i in range(3):
+        large[i]
+    (line,) = caplog.messages
+    assert re.search(r"has \d+x\d+ pixels, less than a patch of 500: .* continued by mirroring", line)
 
 
 def test_a_source_is_described_with_its_share(root: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from torch.utils.data import default_collate
 
 import fairweather as fw
 from fairweather import cli
-from fairweather.errors import DataError, UsageError
+from fairweather.errors import DataError, UsageError, WeightsError
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, override, to_plain
 from fairweather.training.judge import WeighingTraining
@@ -214,6 +215,58 @@ def test_a_run_is_not_overwritten_and_nothing_is_resumed_where_nothing_is(tmp_pa
         train(config, tmp_path)
     with pytest.raises(UsageError, match="there is no config"):
         train(config, tmp_path / "other", resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
+    """Another network, damage, a damaged configuration."""
+    run = tmp_path / "run"
+    settings = [f"data_root={data}", *TINY, "warmup=0", "steps=2", "validate_every=1", "checkpoint_every=1"]
+    config = override(RECIPES["denoise_tiny"](), settings)
+    train(config, run, progress=False)
+    wider = dataclasses.replace(config, model_args={"width": 20}, steps=4)
+    with pytest.raises(
+        WeightsError, match=r"last\.ckpt is of another network than config\.json says \(.*expected"
+    ):
+        train(wider, run, resume=True, progress=False)
+    for name in ("best", "last"):
+        file = run / "checkpoints" / f"{name}.ckpt"
+        file.write_bytes(file.read_bytes()[:5000])
+        with pytest.raises(WeightsError, match=rf"{name}\.ckpt is damaged .* start a new run"):
+            train(dataclasses.replace(config, steps=4), run, resume=True, progress=False)
+    (run / "config.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"config\.json is damaged .*; start the run anew"):
+        saved_config(run)
+
+
+def test_a_run_that_fails_on_its_data_can_be_begun_again(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data"
+    shutil.copytree(data, broken)
+    for file in (broken / "bsds500/train").iterdir():
+        file.write_bytes(b"no picture")
+    config = override(RECIPES["denoise_tiny"](), [f"data_root={broken}", *TINY, "steps=9"])
+    with pytest.raises(DataError, match="is not a picture"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("betas=[2, 2]", "betas=[2.0, 2.0] must be at least 0 and less than 1, each"),
+        ("learning_rate=NaN", "learning_rate=nan must be more than 0"),
+        ("clip_norm=NaN", "clip_norm=nan must be 0 or more"),
+        ("seed=-1", "seed=-1 must be at least 0"),
+        ("task=dance", "unknown task 'dance'"),
+        ("sources=[3]", "sources.0"),
+        ("model_args.widht.x=3", "unknown setting 'widht'"),
+        ("sources.²=3", "'²' is not an item, expected 0 to"),
+    ],
+)
+def test_settings_out_of_range_are_told_in_one_line(setting: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["denoise_tiny"](), [setting])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_average_copies_buffers_and_forgets_the_start() -> None:
