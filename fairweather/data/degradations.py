@@ -21,7 +21,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Generator, Tensor
 
-Picture = Float[Tensor, "3 h w"]
+Pixels = Float[Tensor, "3 h w"]
 Degradation = Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
 """Takes a clear picture and a generator, gives (degraded, target). The target may differ from the clear picture:
 a night scene is darkened in both."""
@@ -32,7 +32,7 @@ Airlight = float | tuple[float, float, float] | Tensor
 # Noise -----------------------------------------------------------------------------------------------------------
 
 
-def add_noise(clear: Picture, *, sigma: float, generator: Generator, clip: bool = False) -> Picture:
+def add_noise(clear: Pixels, *, sigma: float, generator: Generator, clip: bool = False) -> Pixels:
     """Add white Gaussian noise of standard deviation `sigma` (in 8-bit grey levels).
 
     Args:
@@ -46,12 +46,12 @@ def add_noise(clear: Picture, *, sigma: float, generator: Generator, clip: bool 
     return quantise(noisy) if clip else noisy
 
 
-def quantise(picture: Picture) -> Picture:
+def quantise(picture: Pixels) -> Pixels:
     """Clip to [0, 1] and round to 8 bit, as a file holds it."""
     return picture.clamp(0, 1).mul(255).round().div(255)
 
 
-def paper_noise(clear: Picture, *, sigma: float) -> Picture:
+def paper_noise(clear: Pixels, *, sigma: float) -> Pixels:
     """The test noise of the denoising papers: NumPy's legacy generator, seeded with 0 for every picture.
 
     Drawn in (h, w, channel) order in float64 and added in float32, not clipped (IRConStyle, specification 12.2).
@@ -131,12 +131,12 @@ def _convolve(x: Float[Tensor, "c h w"], kernel: Float[Tensor, "k k"]) -> Float[
 
 
 def add_rain(
-    clear: Picture,
+    clear: Pixels,
     streaks: Float[Tensor, "1 h w"],
     *,
     brightness: float | Float[Tensor, "3 h w"] = 176 / 255,
     additive: bool = False,
-) -> Picture:
+) -> Pixels:
     """Lay streaks over a picture.
 
     Blended, I = T + a (C - T), as measured on RoadScene-rain, where bright areas become darker; or additive,
@@ -157,13 +157,13 @@ def add_rain(
 
 
 def add_haze(
-    clear: Picture,
+    clear: Pixels,
     depth: Float[Tensor, "1 h w"],
     *,
     beta: float,
     airlight: Airlight = 0.9,
     linear: bool = False,
-) -> Picture:
+) -> Pixels:
     """Haze a clear picture by its depth: `scatter` with t(x) = exp(-beta d(x)).
 
     (He et al., CVPR 2009, section 2)
@@ -185,8 +185,8 @@ def add_haze(
 
 
 def scatter(
-    clear: Picture, transmission: Float[Tensor, "1 h w"], *, airlight: Airlight = 0.9, linear: bool = False
-) -> Picture:
+    clear: Pixels, transmission: Float[Tensor, "1 h w"], *, airlight: Airlight = 0.9, linear: bool = False
+) -> Pixels:
     """See a clear picture through haze: the atmospheric scattering model.
 
     I(x) = J(x) t(x) + A (1 - t(x))      (He et al., CVPR 2009, section 2)
@@ -227,7 +227,7 @@ def encode_srgb(light: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
-def add_light(clear: Picture, light: Float[Tensor, "3 h w"]) -> Picture:
+def add_light(clear: Pixels, light: Float[Tensor, "3 h w"]) -> Pixels:
     """What a camera sees with this light added: amounts of light add up, display values do not; clipped at 1.
 
     >>> add_light(torch.zeros(3, 1, 1), torch.full((3, 1, 1), 0.214))[0, 0, 0]
@@ -236,7 +236,7 @@ def add_light(clear: Picture, light: Float[Tensor, "3 h w"]) -> Picture:
     return encode_srgb(decode_srgb(clear) + light).clamp(0, 1)
 
 
-def motion_blur(clear: Picture, *, length: float, angle: float) -> Picture:
+def motion_blur(clear: Pixels, *, length: float, angle: float) -> Pixels:
     """Blur along a straight line, as a camera or an object moving evenly during the exposure.
 
     Args:
@@ -276,7 +276,7 @@ def sinc_kernel(cutoff: float) -> Float[Tensor, "21 21"]:
     return kernel / kernel.sum()
 
 
-def add_photon_noise(clear: Picture, *, photons: float, generator: Generator) -> Picture:
+def add_photon_noise(clear: Pixels, *, photons: float, generator: Generator) -> Pixels:
     """Count photons (Poisson noise): brighter pixels are noisier, relatively less so.
 
     Args:
@@ -286,8 +286,8 @@ def add_photon_noise(clear: Picture, *, photons: float, generator: Generator) ->
 
 
 def add_camera_noise(
-    clear: Picture, *, sigma: float, read: float, smoothing: float, generator: Generator
-) -> Picture:
+    clear: Pixels, *, sigma: float, read: float, smoothing: float, generator: Generator
+) -> Pixels:
     """The noise of a camera's file: made in linear light on a mosaic of single colours, then interpolated.
 
     Each pixel of a Bayer mosaic counts photons of one colour, and red and blue are amplified to the white of daylight;
@@ -328,7 +328,7 @@ WHITE_BALANCE = (2.0, 1.0, 1.6)
 """Gains of red, green and blue in daylight, as of most sensors."""
 
 
-def lower_contrast(clear: Picture, *, factor: float) -> Picture:
+def lower_contrast(clear: Pixels, *, factor: float) -> Pixels:
     """Draw all values towards the mean of their channel; 1 leaves the picture as it is, 0 leaves the mean.
 
     >>> lower_contrast(torch.tensor([0.0, 1.0]).view(1, 1, 2).expand(3, 1, 2), factor=0.5)[0, 0]
@@ -337,7 +337,7 @@ def lower_contrast(clear: Picture, *, factor: float) -> Picture:
     return torch.lerp(clear.mean(dim=(1, 2), keepdim=True), clear, factor)
 
 
-def add_snow(clear: Picture, flakes: Float[Tensor, "1 h w"], *, whiteness: float) -> Picture:
+def add_snow(clear: Pixels, flakes: Float[Tensor, "1 h w"], *, whiteness: float) -> Pixels:
     """Whiten a picture as snowfall does, and lay flakes over it, clipped to [0, 1].
 
     As in ImageNet-C (Hendrycks and Dietterich, ICLR 2019): mixed with max(x, 1.5 grey + 0.5), and the flakes added
@@ -408,7 +408,7 @@ def shake_kernel(extent: float, generator: Generator) -> Float[Tensor, "k k"]:
     return (kernel / kernel.sum()).view(side, side)
 
 
-def blur_by(clear: Picture, kernel: Float[Tensor, "k k"], *, gamma: float = 1.0) -> Picture:
+def blur_by(clear: Pixels, kernel: Float[Tensor, "k k"], *, gamma: float = 1.0) -> Pixels:
     """Blur by a kernel of odd side, in light (display values to the power gamma) if gamma is above 1.
 
     Sensors add up light: a lamp leaves a bright path, which a blur of display values does not.
@@ -418,12 +418,12 @@ def blur_by(clear: Picture, kernel: Float[Tensor, "k k"], *, gamma: float = 1.0)
     return _convolve(light, kernel).clamp_min(0) ** (1 / gamma)  # the transform rounds zeros to either side
 
 
-def darken(clear: Picture, *, gain: float, gamma: float, cast: tuple[float, float, float]) -> Picture:
+def darken(clear: Pixels, *, gain: float, gamma: float, cast: tuple[float, float, float]) -> Pixels:
     """A night exposure of a day picture: gain * clear^gamma, with a colour cast of the lamps."""
     return (gain * clear.clamp_min(0) ** gamma * torch.tensor(cast).view(3, 1, 1)).clamp(0, 1)
 
 
-def compress(picture: Picture, *, quality: int, subsampling: bool) -> Picture:
+def compress(picture: Pixels, *, quality: int, subsampling: bool) -> Pixels:
     """Through JPEG and back, with the losses of a camera's or a web page's file."""
     array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     file = io.BytesIO()
@@ -867,13 +867,13 @@ al., TIP 2019). wide, ours: beta log-uniform in 0.25-3, airlight 0.6-1.0 with br
 
 
 def random_depth_haze(
-    clear: Picture,
+    clear: Pixels,
     depth: Float[Tensor, "1 h w"],
     generator: Generator,
     *,
     ranges: str,
     linear: bool = False,
-) -> tuple[Picture, Picture]:
+) -> tuple[Pixels, Pixels]:
     """Haze a clear picture by its true depth, rounded to 8 bit as a file is; gives (hazy, clear).
 
     Args:

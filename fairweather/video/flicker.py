@@ -13,7 +13,7 @@ from torch import Tensor
 from fairweather.infrared import (
     LEVEL,
 )
-from fairweather.video.reading import Picture
+from fairweather.video.reading import Pixels
 
 TONE_SECONDS = 1.0
 """Time over which contrast and brightness follow what the network says of each frame."""
@@ -79,7 +79,7 @@ def in_line(before: Tensor, after: Tensor, down: int, right: int) -> tuple[Tenso
     )
 
 
-def static_areas(before: Picture, after: Picture) -> Bool[Tensor, "h w"] | None:
+def static_areas(before: Pixels, after: Pixels) -> Bool[Tensor, "h w"] | None:
     """Where two frames in line show the same, noise apart; None if there was a cut between."""
     blocks = (F.avg_pool2d(x.mean(0, keepdim=True), BLOCK, ceil_mode=True) for x in (before, after))
     one, two = (x - x.mean() for x in blocks)  # in which rain hides no scene
@@ -147,11 +147,11 @@ class Steadied:
 
     def next(
         self,
-        degraded: Picture,
-        restored: Picture,
+        degraded: Pixels,
+        restored: Pixels,
         time: float,
         infrared: Float32[Tensor, "1 h w"] | None = None,
-    ) -> Picture:
+    ) -> Pixels:
         """The restored frame, steadied.
 
         Args:
@@ -192,7 +192,7 @@ class Steadied:
         self.area += count
 
 
-def _seen(picture: Picture, infrared: Float32[Tensor, "1 h w"] | None) -> Float32[Tensor, "h w"]:
+def _seen(picture: Pixels, infrared: Float32[Tensor, "1 h w"] | None) -> Float32[Tensor, "h w"]:
     """One plane with all edges that tell how the view moved; in the dark the infrared ones are the clearer."""
     grey = picture.mean(0)
     return grey if infrared is None else grey + infrared[0]

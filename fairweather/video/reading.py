@@ -25,7 +25,7 @@ from fairweather.video.formats import DEMUXERS, pyav
 Frame = Any
 """A decoded frame of PyAV, which is imported only when a video is opened."""
 
-Picture = Float32[Tensor, "3 h w"]
+Pixels = Float32[Tensor, "3 h w"]
 
 
 @contextlib.contextmanager
@@ -274,5 +274,5 @@ def planes(rgb: Frame) -> list[Float32[np.ndarray, "h w"]]:
     return [red, green, blue]
 
 
-def pixels(rgb: Frame) -> Picture:
+def pixels(rgb: Frame) -> Pixels:
     return torch.from_numpy(np.stack(planes(rgb)))

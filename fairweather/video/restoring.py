@@ -28,7 +28,7 @@ from fairweather.video.assembling import assembled
 from fairweather.video.flicker import Steadied
 from fairweather.video.formats import ENCODERS, chosen_encoder
 from fairweather.video.infrared import InfraredFrames, shift_of
-from fairweather.video.reading import Look, Picture, Reader, frames_at, look, pixels, planes, to_rgb
+from fairweather.video.reading import Look, Pixels, Reader, frames_at, look, pixels, planes, to_rgb
 from fairweather.video.segments import Parts, Segment, pixel_format
 from fairweather.weights import sha256
 
@@ -167,8 +167,8 @@ class _Run:
     warnings: dict[str, None] = field(default_factory=dict)
 
     def next(
-        self, restorer: AnyRestorer, degraded: Picture, time: float, *, strength: float, fusion: float
-    ) -> Picture:
+        self, restorer: AnyRestorer, degraded: Pixels, time: float, *, strength: float, fusion: float
+    ) -> Pixels:
         """A frame restored, in line with those before."""
         heat = None
         if self.infrared is not None:
@@ -232,7 +232,7 @@ _LAST = ("degraded", "restored", "infrared")
 
 def _results(
     restorer: AnyRestorer,
-    degraded: Picture,
+    degraded: Pixels,
     heat: Tensor | None,
     held: _Held,
     *,
