@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -82,6 +83,11 @@ def _backends() -> Finding:
 
     names = installed()
     missing = [f"{name} is not installed ([{name}])" for name in PACKAGES if name not in names]
+    for package in {package for name in names if name != "torch" for package in PACKAGES[name]}:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            return Finding("back ends", False, f"{package} cannot be loaded ({error})", "install it anew")
     return Finding("back ends", True, ", ".join([*names, *missing]))
 
 

@@ -808,6 +808,21 @@ def test_doctor_finds_all_in_place(fairweather: Run) -> None:
     assert digests() == {}
 
 
+def test_a_back_end_that_cannot_be_loaded_is_told(fairweather: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("broken").mkdir()
+    Path("broken/openvino.py").write_text("raise ImportError('libopenvino.so: cannot open')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend("broken")
+    ended = fairweather("doctor")
+    assert "openvino cannot be loaded (libopenvino.so: cannot open)" in ended.out
+    PIL.Image.new("RGB", (8, 8)).save("a.png")
+    Path("x.xml").write_text("<?xml?></net>")
+    ended = fairweather("denoise", "a.png", "--model", "x.xml")
+    assert ended.code == 2
+    assert "backend 'openvino' is installed but cannot be loaded (ImportError: libopenvino.so" in ended.err
+
+
 def test_doctor_advises_where_weights_are_missing(
     fairweather: Run, monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
