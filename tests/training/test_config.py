@@ -58,6 +58,14 @@ def test_constructor_arguments_can_be_added() -> None:
         ("steps.x=1", "nothing named 'x' inside a plain value"),
         ("precision=fp8", "--set precision='fp8'"),
         ("sources=[]", "nothing to train on"),
+        ("betas=[2, 2]", "betas=[2.0, 2.0] must be at least 0 and less than 1, each"),
+        ("learning_rate=NaN", "learning_rate=nan must be more than 0"),
+        ("clip_norm=NaN", "clip_norm=nan must be 0 or more"),
+        ("seed=-1", "seed=-1 must be at least 0"),
+        ("task=dance", "unknown task 'dance'"),
+        ("sources=[3]", "sources.0"),
+        ("model_args.widht.x=3", "unknown setting 'widht'"),
+        ("sources.²=3", "'²' is not an item, expected 0 to"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None:
@@ -65,3 +73,20 @@ def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None
         override(config(), [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("judge_small", "progressive=[[1000, 64, 16]]"),
+        ("judge_evidence", "zoom=[0.5, 1]"),
+        ("judge_start", "fft=0.1"),
+        ("fusion_small", "loss=psnr"),
+        ("constyle_pretrain", "fft=0.1"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(recipe: str, setting: str) -> None:
+    with pytest.raises(
+        UsageError, match=rf"^{setting.partition('=')[0]}=.* would do nothing: .* leave it out$"
+    ):
+        override(RECIPES[recipe](), [setting])

@@ -412,23 +412,6 @@ def test_wrong_settings_are_told_in_one_line(settings: list[str], said: str) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "setting"),
-    [
-        ("judge_small", "progressive=[[1000, 64, 16]]"),
-        ("judge_evidence", "zoom=[0.5, 1]"),
-        ("judge_start", "fft=0.1"),
-        ("fusion_small", "loss=psnr"),
-        ("constyle_pretrain", "fft=0.1"),
-    ],
-)
-def test_a_setting_that_would_do_nothing_is_refused(recipe: str, setting: str) -> None:
-    with pytest.raises(
-        UsageError, match=rf"^{setting.partition('=')[0]}=.* would do nothing: .* leave it out$"
-    ):
-        override(RECIPES[recipe](), [setting])
-
-
 def test_contrast_for_a_network_without_constyle_is_refused(data: Path, tmp_path: Path) -> None:
     config = override(RECIPES["constyle_denoise"](), [f"data_root={data}", "model=nafnet_tiny"])
     with pytest.raises(

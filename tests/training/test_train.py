@@ -249,26 +249,6 @@ def test_a_run_that_fails_on_its_data_can_be_begun_again(data: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("betas=[2, 2]", "betas=[2.0, 2.0] must be at least 0 and less than 1, each"),
-        ("learning_rate=NaN", "learning_rate=nan must be more than 0"),
-        ("clip_norm=NaN", "clip_norm=nan must be 0 or more"),
-        ("seed=-1", "seed=-1 must be at least 0"),
-        ("task=dance", "unknown task 'dance'"),
-        ("sources=[3]", "sources.0"),
-        ("model_args.widht.x=3", "unknown setting 'widht'"),
-        ("sources.²=3", "'²' is not an item, expected 0 to"),
-    ],
-)
-def test_settings_out_of_range_are_told_in_one_line(setting: str, said: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        override(RECIPES["denoise_tiny"](), [setting])
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_the_average_copies_buffers_and_forgets_the_start() -> None:
     """IRConStyle's release leaves the buffers of its average at their start for ever."""
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
