@@ -30,7 +30,7 @@ REMEDIES = {
     "haze": "dehaze",
 }
 """The task that puts each finding right, in the order in which they are done: what a later step would amplify goes
-first. Blur is told and left alone: no weights against it are good enough yet."""
+first. Blur is told and left alone: soft pictures are too often taken for blurred; `fairweather deblur` removes it."""
 SURE, UNSURE = 0.5, 0.25
 """From the first probability on something is done about a finding; between them it is told and left alone."""
 

@@ -305,6 +305,7 @@ def _add_task(task: str, help: str) -> None:
 _add_task("dehaze", "Remove haze and fog.")
 _add_task("derain", "Remove rain, by day and by night.")
 _add_task("denoise", "Remove colour noise.")
+_add_task("deblur", "Remove the blur of a moving camera.")
 _add_task("night", "Remove rain at night, and fuse with an infrared camera where there is one.")
 _add_task("auto", "Look at each picture, say what ails it, and put that right.")
 
@@ -399,7 +400,7 @@ def evaluate(
             help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing; two cameras for night."
         ),
     ],
-    task: Annotated[str, typer.Option(help="derain, dehaze, denoise or night.")],
+    task: Annotated[str, typer.Option(help="derain, dehaze, denoise, deblur or night.")],
     model: Model = None,
     split: Annotated[
         str | None, typer.Option(help="By default the test split, where there are splits.")
@@ -621,7 +622,9 @@ def export(
 
 @app.command()
 def bench(
-    task: Annotated[str, typer.Argument(help="dehaze, derain or denoise; or a name of 'models list'.")],
+    task: Annotated[
+        str, typer.Argument(help="dehaze, derain, denoise or deblur; or a name of 'models list'.")
+    ],
     side: Annotated[
         list[int] | None, typer.Option(help="Of square pictures (again for more); by default 512, 1024.")
     ] = None,

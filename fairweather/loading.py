@@ -35,6 +35,7 @@ TASKS: dict[str, str] = {
     "dehaze": "dcmpnet_small",
     "derain": "nafnet_small",
     "denoise": "nafnet_small",
+    "deblur": "nafnet_small",
     "night": "fusionnet_small",
     "auto": "judge_small",
 }
@@ -53,7 +54,7 @@ def load(
     """Load the weights for a task, ready to restore.
 
     Args:
-        name: a task (dehaze, derain, denoise, night), "auto", a model name (its first task), a .safetensors of ours, or
+        name: a task (dehaze, derain, denoise, deblur, night), "auto", a model name (its first task), a .safetensors of ours, or
             an .onnx or .xml that `export` wrote.
             "night" gives a `NightRestorer`, which also takes an infrared picture; "auto", or the file of a judge,
             gives an `AutoRestorer`, which judges each picture and does what it needs.

@@ -96,6 +96,17 @@ WEIGHTS: tuple[Weights, ...] = (
         },
     ),
     Weights(
+        model="nafnet_small",
+        task="deblur",
+        sha256="507db8228d94727d91c006f6bd39d72e42bf6e29a237e6fe91289a72374ec984",
+        recipe="deblur_small",
+        steps=9000,
+        seed=0,
+        commit="4886940",
+        data="own blur of a moving camera over BSDS500 train and test, DIV2K crops",
+        scores={"GoPro, 3 frames, rgb, PSNR": 23.38, "CBSD68 in our blur, rgb, PSNR": 26.80},
+    ),
+    Weights(
         model="judge_small",
         task="auto",
         sha256="ab2a169969adbc888eee69118bc30cfefd1416e41b2222b96673c47fc670dba2",

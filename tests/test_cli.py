@@ -29,6 +29,7 @@ COMMANDS = [
     ["dehaze"],
     ["derain"],
     ["denoise"],
+    ["deblur"],
     ["night"],
     ["evaluate"],
     ["train"],

@@ -201,7 +201,7 @@ MODELS: dict[str, ModelInfo] = {
     ),
     "nafnet_small": ModelInfo(
         build=nafnet.nafnet_small,
-        task=("derain", "denoise"),
+        task=("derain", "denoise", "deblur"),
         params=2_330_931,
         bytes_per_pixel=800,
         multiple_of=8,

@@ -336,7 +336,9 @@ def constyle_denoise() -> TrainConfig:
 
 def constyle_deblur() -> TrainConfig:
     """deblur_small's blur, with ConStyle; for the plain network --set model=nafnet_small --set contrast=null."""
-    return _small("constyle_deblur", deblur_small())
+    return _small(
+        "constyle_deblur", dataclasses.replace(deblur_small(), init=None, batch=8, steps=4000, warmup=200)
+    )
 
 
 def constyle_official() -> TrainConfig:

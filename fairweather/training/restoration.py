@@ -324,7 +324,7 @@ def denoise_tiny() -> TrainConfig:
 
 
 def deblur_small() -> TrainConfig:
-    """Blur of a moving camera, and what is sharp left alone."""
+    """Blur of a moving camera, and what is sharp left alone; from the weights of the denoiser."""
     return TrainConfig(
         recipe="deblur_small",
         model="nafnet_small",
@@ -335,7 +335,11 @@ def deblur_small() -> TrainConfig:
             Clear(path=DIV2K, degradation="shake", weight=0.17),
         ),
         validation=(Clear(path=BSDS / "val", degradation="shake", keep=((0, 11),)),),
+        init=Path("runs/denoise_coarse/weights.safetensors"),
         loss="psnr",
         patch=128,
-        steps=4000,
+        batch=10,
+        steps=9000,
+        warmup=100,
+        validate_every=1000,
     )
