@@ -21,7 +21,9 @@ from fairweather.data.degradations import (
     blur_by,
     darken,
     gaussian_kernel,
+    quantise,
     rain_streaks,
+    shake_kernel,
 )
 from fairweather.data.depth import fill_nearest
 from fairweather.depth_picture import coloured
@@ -103,6 +105,11 @@ def dense_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return add_haze(clear, motorcycle_depth(), beta=1.2, airlight=0.9), clear
 
 
+def shaken(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A crooked path of a hand-held camera, 9 pixels across, added up in light."""
+    return quantise(blur_by(clear, shake_kernel(9, generator), gamma=2.2)), clear
+
+
 def rain_and_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Bright streaks, and a small sensor."""
     rainy, _ = heavy_rain(clear, generator)
@@ -124,6 +131,7 @@ SCENES: tuple[Scene, ...] = (
     Scene("coffee", "rain by day", "derain", heavy_rain),
     Scene("astronaut", "noise, sigma 40", "denoise", strong_noise),
     Scene("astronaut", "rain in the dark, and an infrared camera", "night", late_rain, warmth),
+    Scene("coffee", "a shaken camera", "deblur", shaken),
     Scene("chelsea", "rain and noise", "auto", rain_and_noise),
 )
 

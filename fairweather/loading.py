@@ -54,8 +54,8 @@ def load(
     """Load the weights for a task, ready to restore.
 
     Args:
-        name: a task (dehaze, derain, denoise, deblur, night), "auto", a model name (its first task), a .safetensors of ours, or
-            an .onnx or .xml that `export` wrote.
+        name: a task (dehaze, derain, denoise, deblur, night), "auto", a model name (its first task), a .safetensors of
+            ours, or an .onnx or .xml that `export` wrote.
             "night" gives a `NightRestorer`, which also takes an infrared picture; "auto", or the file of a judge,
             gives an `AutoRestorer`, which judges each picture and does what it needs.
         model: for a task, another model than its usual one, or a file as above.
