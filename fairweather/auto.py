@@ -154,7 +154,7 @@ class AutoRestorer:
         start = time.perf_counter()
         findings = self._judge(picture.pixels)
         steps = steps_for(findings)
-        after, tiles, backend = picture, 1, self.backend
+        after, tiles, backend = picture, 1, self.backend if self.by_evidence else "torch"
         warnings: list[str] = []
         for number, task in enumerate(steps):
             done = self.restorer(task).restore(

@@ -271,9 +271,8 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
     network = core.read_model(path)
     streams = sharing()  # workers compute side by side, each with as many threads
     seen: Counter[Any] = Counter()
-    compiled: dict[
-        Any, tuple[Any, list[Any]]
-    ] = {}  # with the requests that are idle; each has buffers of its own
+    # Each with its requests that are idle, which have buffers of their own.
+    compiled: dict[Any, tuple[Any, list[Any]]] = {}
     lock = threading.Lock()
 
     def compile_for(shapes: tuple[tuple[int, ...], ...] | None, half: bool) -> Any:

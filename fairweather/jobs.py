@@ -217,9 +217,8 @@ def find_inputs(inputs: Sequence[str], apart: Sequence[str | None] = ()) -> list
                 raise UsageError(f"no such file or folder: {text}")
             found += matched
     once: dict[Path, tuple[Path, Path]] = {}
-    for path, inside_ in sorted(
-        found, key=lambda file: file[0].is_symlink()
-    ):  # a link counts where its file does not
+    # A link counts where its file is not named.
+    for path, inside_ in sorted(found, key=lambda file: file[0].is_symlink()):
         once.setdefault(path if path == STREAM else path.resolve(), (path, inside_))
     return [file for file in dict.fromkeys(found) if file in once.values()]
 

@@ -618,7 +618,7 @@ def test_models_list(fairweather: Run) -> None:
 def test_models_list_as_json(fairweather: Run) -> None:
     ended = fairweather("models", "list", "--json")
     models = {model["name"]: model for model in strict_json(ended.out)}
-    assert models["nafnet_small"]["weights"] == ["derain", "denoise"]
+    assert models["nafnet_small"]["weights"] == ["derain", "denoise", "deblur"]
     assert models["nafnet"]["weights"] == []
     assert models["nafnet"]["params"] == 87_404_483
 
