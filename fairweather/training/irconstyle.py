@@ -336,9 +336,10 @@ def constyle_denoise() -> TrainConfig:
 
 def constyle_deblur() -> TrainConfig:
     """deblur_small's blur, with ConStyle; for the plain network --set model=nafnet_small --set contrast=null."""
-    return _small(
-        "constyle_deblur", dataclasses.replace(deblur_small(), init=None, batch=8, steps=4000, warmup=200)
+    plain = dataclasses.replace(
+        deblur_small(), init=None, batch=8, steps=4000, warmup=200, validate_every=500
     )
+    return _small("constyle_deblur", plain)
 
 
 def constyle_official() -> TrainConfig:
