@@ -20,6 +20,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_coarse": restoration.denoise_coarse,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
+    "deblur_long": restoration.deblur_long,
     "judge_start": judge.judge_start,
     "judge_small": judge.judge_small,
     "judge_evidence": judge.judge_evidence,

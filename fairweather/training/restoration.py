@@ -343,3 +343,17 @@ def deblur_small() -> TrainConfig:
         warmup=100,
         validate_every=1000,
     )
+
+
+def deblur_long() -> TrainConfig:
+    """Second stage of deblur_small: more steps, on fewer and larger patches: blur needs context."""
+    return dataclasses.replace(
+        deblur_small(),
+        recipe="deblur_long",
+        init=Path("runs/deblur_small/weights.safetensors"),
+        learning_rate=8e-4,
+        patch=176,
+        batch=4,
+        steps=11000,
+        seed=1,
+    )
