@@ -389,6 +389,38 @@ def models_info(name: str, as_json: Json = False) -> None:
             print(f"  {key:20} {value}")
 
 
+@models_app.command("convert")
+def models_convert(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="The authors' file; both, where they split a network (DCMPNet's depth, NiteDR's two).",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="A name of 'models list'; constyle for the encoder alone, to train from.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="What it was trained for, where the network is for several tasks.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A .safetensors file; by default MODEL-TASK.safetensors, here."),
+    ] = None,
+) -> None:
+    """Make a file of ours, for --model and for training, of a checkpoint that the papers' authors publish."""
+    from fairweather.converting import convert
+    from fairweather.terminal import say
+
+    done = convert(model, checkpoints, output, task=task)
+    use = f"{done.task} --model " if done.task else "train RECIPE --set init="
+    say(
+        f"{done.path}: {done.model}, {done.params / 1e6:.1f} M parameters, SHA-256 {done.sha256[:12]}; its authors' "
+        f"terms hold for it; next: fairweather {use}{done.path}"
+    )
+
+
 # Research --------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -185,9 +186,33 @@ def read_weights(path: Path, *, model: str | None = None) -> tuple[dict[str, Ten
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, metadata
 
 
-def save_weights(state: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors in half precision, whole or not at all."""
-    half = {k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous() for k, v in state.items()}
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a PyTorch file or a .safetensors of others holds. Nothing in it is run: tensors and plain values alone.
+
+    Raises:
+        WeightsError: if it is missing, damaged, or holds anything else.
+    """
+    if path.suffix == ".safetensors":
+        return dict(read_weights(path)[0])
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # damaged files meet a dozen kinds of exceptions
+        raise WeightsError(
+            f"{path} is not a whole PyTorch file of tensors and plain values ({type(error).__name__}); anything else "
+            "is not read, since it could run"
+        ) from None
+
+
+def save_weights(
+    state: dict[str, Tensor], path: Path, metadata: dict[str, str], *, half: bool = True
+) -> None:
+    """Write tensors, in half precision or as they are, whole or not at all."""
+    kept = {
+        k: (v.to(torch.float16) if half and v.is_floating_point() else v).contiguous()
+        for k, v in state.items()
+    }
     with written_whole(path) as part:
-        save_file(half, part, metadata=metadata)
+        save_file(kept, part, metadata=metadata)
         part.chmod(0o644)

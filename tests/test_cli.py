@@ -22,7 +22,8 @@ import torch
 from fairweather import cli
 from fairweather.errors import OutOfMemoryError
 from fairweather.models import create_model
-from fairweather.weights import WEIGHTS, save_weights
+from fairweather.models.constyle import ConStyle
+from fairweather.weights import WEIGHTS, save_weights, sha256
 
 COMMANDS = [
     [],
@@ -38,6 +39,7 @@ COMMANDS = [
     ["models"],
     ["models", "list"],
     ["models", "info"],
+    ["models", "convert"],
     ["data"],
     ["data", "check"],
     ["data", "make"],
@@ -606,6 +608,18 @@ def test_a_shift_that_is_none_is_refused(fairweather: Run, wrong: str) -> None:
 
 
 # Models ----------------------------------------------------------------------------------------------------------
+
+
+def test_models_convert_says_what_it_wrote_and_how_to_use_it(fairweather: Run) -> None:
+    state = {f"encoder_q.{name}": tensor for name, tensor in ConStyle().state_dict().items()}
+    torch.save(state, "encoder.pth")
+    ended = fairweather("models", "convert", "encoder.pth", "--model", "constyle")
+    assert ended.code == 0
+    digest = sha256(Path("constyle.safetensors"))[:12]
+    assert f"constyle.safetensors: constyle, 1.2 M parameters, SHA-256 {digest}" in ended.err
+    assert "fairweather train RECIPE --set init=constyle.safetensors" in ended.err
+    ended = fairweather("models", "convert", "missing.pth", "--model", "constyle")
+    assert (ended.code, ended.lines()) == (3, ["fairweather: no weights at missing.pth"])
 
 
 def test_models_list(fairweather: Run) -> None:

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 
 from fairweather.errors import WeightsError, one_line, unknown_name
 from fairweather.files import written_whole
-from fairweather.weights import read_weights, sha256
+from fairweather.weights import read_checkpoint, sha256
 
 log = logging.getLogger(__name__)
 
@@ -155,16 +155,9 @@ def _downloaded(url: str, folder: Path, opener: Callable[[str], IO[bytes]]) -> P
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_weights(path)[0]
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; expected a file, 'download' or 'random'")
-    try:
-        return cast(dict[str, Tensor], dict(torch.load(path, map_location="cpu", weights_only=True)))
-    except Exception as error:  # damaged files meet a dozen kinds of exceptions
-        raise WeightsError(
-            f"{path} is not a whole PyTorch file of weights ({type(error).__name__})"
-        ) from None
+    return read_checkpoint(path)
 
 
 def _fill(network: VGG, state: dict[str, Tensor], path: Path) -> None:

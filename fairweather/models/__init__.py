@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,10 +31,13 @@ from fairweather.models import (
     restormer,
     uformer,
 )
+from fairweather.models.constyle import ConStyle, published_encoder
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
 StateDict = dict[str, Tensor]
+ENCODER = "constyle"
+"""The ConStyle encoder alone: no network of the table, but weights to train from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,9 +418,14 @@ def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tupl
     """
     state, metadata = weights_table.read_weights(path, model=model)
     name = metadata.get("model") or model
+    if name == ENCODER:
+        raise WeightsError(
+            f"{path} is a ConStyle encoder alone, which restores nothing; train from it with --set init={path}"
+        )
     if name not in MODELS:
         raise WeightsError(
-            f"{path} does not say which of our models it belongs to; train it with fairweather"
+            f"{path} does not say which of our models it belongs to; train it with fairweather, or convert the "
+            "authors' checkpoint with 'fairweather models convert'"
         )
     try:
         arguments = json.loads(metadata.get("model_args", "{}"))
@@ -461,7 +469,7 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
     """Build a network and fill it from a published checkpoint, by the original's own parameter names.
 
     Args:
-        name: one of `list_models()` that has a published form.
+        name: one of `list_models()` that has a published form; "constyle" is the encoder alone.
         state_dict: the checkpoint, `torch.load(FILE, weights_only=True)`, or the dictionary in the file around
             it (`params_ema` before `params`); a `module.` prefix is removed.
 
@@ -471,22 +479,36 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
     Raises:
         WeightsError: naming what is missing, left over or of another shape.
     """
+    state, arguments = published_form(name, state_dict)
+    what = f"the tensors of this checkpoint for {name}"
+    if name == ENCODER:
+        return _filled(ConStyle(**overrides), state, what)
+    return _filled(_built(name, {**arguments, **overrides}), state, what)
+
+
+def published_form(name: str, state_dict: Mapping[str, Any]) -> tuple[StateDict, Mapping[str, Any]]:
+    """A published checkpoint by our names, and the constructor arguments that it asks for; as of `from_published`."""
+    if name == ENCODER:
+        return published_encoder(_tensors(state_dict)), {}
     info = model_info(name)
     if info.from_published is None:
         raise UsageError(f"{name} is our own configuration; nothing is published for it")
-    state: Mapping[str, Any] = state_dict
-    if not any(part in state for part in info.published_parts):
+    ours = info.from_published(_tensors(state_dict, info.published_parts))
+    return ours, info.published_arguments(ours)
+
+
+def _tensors(checkpoint: Mapping[str, Any], parts: Sequence[str] = ()) -> StateDict:
+    """The tensors of a checkpoint or of its parts, out of the dictionary around them."""
+    state = checkpoint
+    if not any(part in state for part in parts):
         around = (state.get(key) for key in ("params_ema", "params", "state_dict"))
         state = next((inner for inner in around if isinstance(inner, Mapping)), state)
-    if parts := [part for part in info.published_parts if isinstance(state.get(part), Mapping)]:
-        state = {f"{p}.{k.removeprefix('module.')}": v for p in parts for k, v in state[p].items()}
+    if there := [part for part in parts if isinstance(state.get(part), Mapping)]:
+        state = {f"{p}.{k.removeprefix('module.')}": v for p in there for k, v in state[p].items()}
     for key, value in state.items():
         if not isinstance(value, Tensor | np.ndarray | np.generic):
             raise WeightsError(f"{key!r} of the checkpoint is a {type(value).__name__}, expected a tensor")
-    tensors = {k.removeprefix("module."): torch.as_tensor(v) for k, v in state.items()}
-    ours = info.from_published(tensors)
-    arguments = {**info.published_arguments(ours), **overrides}
-    return _filled(_built(name, arguments), ours, f"this checkpoint for {name}")
+    return {k.removeprefix("module."): torch.as_tensor(v) for k, v in state.items()}
 
 
 def restored(net: nn.Module, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

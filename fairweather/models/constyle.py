@@ -239,8 +239,9 @@ _TRAINING_ONLY = ("ConStyle.encoder_k.", "ConStyle.queue")
 
 
 def published_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published ConStyle alone (`encoder_q.*`, with or without its training-time parts) by our names."""
-    return {k.removeprefix("encoder_q."): v for k, v in state.items() if k.startswith("encoder_q.")}
+    """ConStyle's encoder out of a published ConStyle (`encoder_q.*`) or restorer (`ConStyle.encoder_q.*`)."""
+    alone = {k.removeprefix("ConStyle."): v for k, v in state.items()}
+    return {k.removeprefix("encoder_q."): v for k, v in alone.items() if k.startswith("encoder_q.")}
 
 
 def published_unet(state: dict[str, Tensor]) -> dict[str, Tensor]:

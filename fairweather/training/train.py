@@ -28,7 +28,7 @@ from fairweather.data.teachers import teacher
 from fairweather.errors import DataError, PictureError, UsageError, WeightsError
 from fairweather.files import cache_folder, written_whole
 from fairweather.loading import witness_digests
-from fairweather.models import create_model
+from fairweather.models import ENCODER, create_model
 from fairweather.runtime import keep_memory
 from fairweather.training.checkpoints import Checkpoints, best_checkpoint, last_checkpoint, load_checkpoint
 from fairweather.training.config import TrainConfig, from_plain, to_plain
@@ -162,7 +162,7 @@ def network(config: TrainConfig) -> nn.Module:
     if config.pretrain:
         return Prompter(config.pretrain.classes or RELEASED_CLASSES)
     state, metadata = read_weights(config.init) if config.init else ({}, {})
-    if metadata.get("model") != "constyle":
+    if metadata.get("model") != ENCODER:
         return create_model(config.model, weights=config.init, **config.model_args)
     net = create_model(config.model, **config.model_args)
     encoder = encoder_of(net)
