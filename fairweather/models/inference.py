@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ def for_inference(net: Network) -> Network:
         return net
     fast = copy.deepcopy(net).eval().requires_grad_(False)
     with torch.no_grad():
-        folded(fast)
+        fast = cast(Network, folded(fast))
         if all(
             parameter.device.type == "cpu" for parameter in fast.parameters()
         ):  # other devices' libraries have it

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fairweather.models import MODELS, create_model, restored
+from fairweather.models.cleannet import SparseBlock
 from fairweather.models.inference import for_inference
+from fairweather.models.maxim import GatedMLP
+from fairweather.models.nafnet import NAFBlock
+from fairweather.models.restormer import GDFN
 from fairweather.models.winograd import with_winograd
 
 # Small ones of the same parts, for the networks that take long.
@@ -46,6 +51,25 @@ def outputs(net: nn.Module, name: str, x: Tensor) -> list[Tensor]:
     else:
         result = restored(net, x[:, :3])
     return [t for t in ([result] if isinstance(result, Tensor) else result) if isinstance(t, Tensor)]
+
+
+BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "nafnet": (lambda: NAFBlock(16), (1, 16, 32, 24)),
+    "restormer": (lambda: GDFN(16, 2.66), (1, 16, 32, 24)),
+    "cleannet": (lambda: SparseBlock(16, 2, 2.66), (1, 16, 32, 24)),
+    "maxim": (lambda: GatedMLP(16, 4, grid=False, bias=True), (1, 16, 24, 16)),
+}
+"""Parts of networks that are used on their own, and what they take."""
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_alone_has_an_inference_form(name: str) -> None:
+    build, shape = BLOCKS[name]
+    block = scattered(build()).eval()
+    x = torch.rand(shape)
+    with torch.inference_mode():
+        expected, found = block(x), for_inference(block)(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", MODELS)
