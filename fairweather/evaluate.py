@@ -37,7 +37,6 @@ from fairweather.images import read_picture
 from fairweather.loading import AnyRestorer
 from fairweather.metrics import PROFILES, DepthScores, Profile, ScoreTable, depth_scores, score
 from fairweather.metrics.fusion import FusionScores, fusion_scores
-from fairweather.models import MODELS
 from fairweather.models.fusionnet import rgb_to_ycrcb
 from fairweather.models.layers import pad_to_multiple
 from fairweather.night import NightRestorer
@@ -181,7 +180,7 @@ def evaluate(
     split = split or _test_split(root)
     protocol = PROFILES[chosen]
     rule, files, items = pictures_of(root, task=restorer.task, split=split, sigmas=sigmas, profile=protocol)
-    multiple = MODELS[restorer.model].multiple_of if protocol.score_padding else 1
+    multiple = protocol.padding(restorer.model)
     if protocol.crop_multiple > 1:
         rule += f"; cropped around the centre to multiples of {protocol.crop_multiple}"
     if multiple > 1:

@@ -42,7 +42,15 @@ class Profile:
     clip_noise: bool = False
     """Noise added to clear pictures is clipped to [0, 255] and truncated to 8 bit, not left as it was drawn."""
     score_padding: bool = False
-    """Pad both pictures to the network's multiple, by reflection to the right and below, and score that too."""
+    """Pad both pictures to multiples of `padding`, by reflection to the right and below, and score that too."""
+
+    def padding(self, model: str) -> int:
+        """What IRConStyle's loader pads to, whatever the network needs: 64 for MAXIM, else 8; 1 for no padding.
+
+        >>> [PROFILES[name].padding("nafnet") for name in ("irconstyle", "irconstyle_padded")]
+        [1, 8]
+        """
+        return (64 if "maxim" in model else 8) if self.score_padding else 1
 
 
 PROFILES: dict[str, Profile] = {
@@ -90,7 +98,7 @@ PROFILES: dict[str, Profile] = {
         "rgb",
         True,
         "valid",
-        "As rgb, of pictures padded by reflection to the network's multiple, padding included: IRConStyle's code.",
+        "As rgb, of pictures padded by reflection to multiples of 8 (MAXIM: 64), padding included: IRConStyle's code.",
         score_padding=True,
     ),
     "irconstyle_padded_y": Profile(
