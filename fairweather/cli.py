@@ -432,7 +432,7 @@ def evaluate(
             help="A data set: pairs; clear pictures for denoising; an RGB-D set for dehazing; two cameras for night."
         ),
     ],
-    task: Annotated[str, typer.Option(help="derain, dehaze, denoise, deblur or night.")],
+    task: Annotated[str, typer.Option(help="derain, dehaze, denoise, deblur, night or auto.")],
     model: Model = None,
     split: Annotated[
         str | None, typer.Option(help="By default the test split, where there are splits.")

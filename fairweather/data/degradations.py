@@ -460,6 +460,16 @@ def random_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return add_noise(clear, sigma=sigma, generator=generator, clip=draw.chance(0.2)), clear
 
 
+def random_noise_of(least: float, most: float) -> Degradation:
+    """Noise as IRConStyle trains with, of a sigma between these two, not clipped (specification 12.2)."""
+
+    def noisy(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        sigma = _Draw(generator).uniform(least, most)
+        return add_noise(clear, sigma=sigma, generator=generator), clear
+
+    return noisy
+
+
 def random_camera_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """A camera's file in poor light: noise of sigma 1 to 15 from a mosaic, smoothed at times, mostly through JPEG.
 
@@ -886,6 +896,10 @@ def random_depth_haze(
 
 DEGRADATIONS: dict[str, Degradation] = {
     "noise": random_noise,
+    "noise15": random_noise_of(15, 15),
+    "noise25": random_noise_of(25, 25),
+    "noise50": random_noise_of(50, 50),
+    "noise_blind": random_noise_of(0, 50),
     "camera_noise": random_camera_noise,
     "rain": random_rain,
     "roadscene_rain": random_roadscene_rain,

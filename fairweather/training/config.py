@@ -114,8 +114,8 @@ class Contrast:
 
     def __post_init__(self) -> None:
         for name in ("info_nce", "content", "style", "freeze_after"):
-            if (getattr(self, name) or 0) < 0:
-                raise UsageError(f"contrast.{name}={getattr(self, name)} must be 0 or more")
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise UsageError(f"contrast.{name}={getattr(self, name)} must be a number of 0 or more")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"contrast.momentum={self.momentum} must be at least 0 and less than 1")
         if self.temperature <= 0 or self.queue_size < 1:
@@ -362,9 +362,9 @@ class TrainConfig:
                 ("progressive", "zoom", "fusion", "contrast", "two_tasks"),
             ),
             "fusion": (self.fusion is not None, ("contrast", "two_tasks")),
-            "pretrain": (self.pretrain is not None, ("two_tasks",)),
+            "pretrain": (self.pretrain is not None, ("two_tasks", "model_args")),
         }
-        usual = {setting.name: setting.default for setting in fields(self)}
+        usual = {setting.name: setting.default for setting in fields(self)} | {"model_args": {}}
         for kind, (chosen, others) in kinds.items():
             for name in ("loss", "fft", *others) if chosen else ():
                 if (value := getattr(self, name)) != usual[name]:
@@ -379,8 +379,6 @@ class TrainConfig:
                 "two_tasks is for DCMPNet and contrast for networks with ConStyle; set one to null"
             )
         for batch in (self.batch, *(stage.batch for stage in self.progressive)):
-            if batch < 2 and contrast.freeze_after != 0:
-                raise UsageError(f"batch={batch} must be 2 or more: the encoder learns with batch norm")
             together = batch * self.devices
             if contrast.queue_size % together:
                 raise UsageError(

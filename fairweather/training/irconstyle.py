@@ -29,7 +29,7 @@ from fairweather.errors import UsageError
 from fairweather.losses.constyle import class_divergence, content_loss, info_nce, queue_logits, style_loss
 from fairweather.losses.pixel import pixel_loss
 from fairweather.models import model_info
-from fairweather.models.constyle import ConStyle, ConStyleUNet, Style
+from fairweather.models.constyle import ConStyle, ConStyleRestorer, Style
 from fairweather.models.layers import pad_to_multiple
 from fairweather.training.config import OFFICIAL_CONTRAST, Contrast, Pretrain, TrainConfig
 from fairweather.training.restoration import (
@@ -135,7 +135,7 @@ def encoder_of(net: nn.Module) -> ConStyle | None:
 class ConStyleTraining(Restoration):
     """A restorer with ConStyle: its pixel loss, and, until the encoder is held, the encoder's contrast."""
 
-    net: ConStyleUNet
+    net: ConStyleRestorer
 
     def __init__(self, net: nn.Module, config: TrainConfig) -> None:
         encoder, contrast = encoder_of(net), config.contrast

@@ -30,6 +30,7 @@ from fairweather.files import cache_folder, written_whole
 from fairweather.loading import witness_digests
 from fairweather.models import ENCODER, create_model
 from fairweather.runtime import keep_memory
+from fairweather.training import RECIPES
 from fairweather.training.checkpoints import Checkpoints, best_checkpoint, last_checkpoint, load_checkpoint
 from fairweather.training.config import TrainConfig, from_plain, to_plain
 from fairweather.training.dcmpnet import TwoTaskTraining
@@ -78,6 +79,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
     module = system(network(config).train(), config)
+    _check_batches(module.net, config)
     patches = training_set(config)
     held_back = validation_set(config)
     checkpoints = Checkpoints(
@@ -97,9 +99,12 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         _write_start(config, run)
     if isinstance(module, WeighingTraining):
         patches, held_back = module.gathered(patches, held_back, run)
-    # Of two networks, only one is in the loss that takes a step; nor is an encoder that is held.
-    held = config.contrast is not None and config.contrast.freeze_after is not None
-    apart = config.two_tasks or config.fusion or held
+    # Of two networks, only one is in the loss that takes a step; nor is an encoder that is held, nor all of one that is
+    # trained alone while its queue fills.
+    contrast = config.contrast
+    held = contrast is not None and contrast.freeze_after is not None
+    filling = contrast is not None and config.pretrain is not None and contrast.fill_queue_first
+    apart = config.two_tasks or config.fusion or held or filling
     together = "ddp_find_unused_parameters_true" if apart else "ddp"
     trainer = Trainer(
         accelerator=config.device,
@@ -137,11 +142,13 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     pictures = DataLoader(held_back, batch_size=1)
     try:
         trainer.fit(module, loader, pictures, ckpt_path=checkpoint, weights_only=True)
-    except (DataError, PictureError) as error:
+    except Exception as error:
         if progress:
             print()  # its bar leaves the line open
         if _is_first_process():
             _clear_up(run)
+        if not isinstance(error, DataError | PictureError):
+            raise
         # Out of a worker process it comes with a traceback in its message.
         raise DataError(re.split(r"fairweather\.errors\.\w+: ", str(error).strip())[-1]) from error
     if trainer.interrupted:
@@ -262,14 +269,24 @@ def _check(config: TrainConfig, run: Path, resume: bool) -> None:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device=cuda: this machine has no CUDA device; use --set device=cpu")
     if config.init and not config.init.is_file():
+        before = config.init.parent.name
+        first = f"train that first (fairweather train {before}) or " if before in RECIPES else ""
         raise UsageError(
-            f"{config.recipe} starts from {config.init}, which is no file; train that first "
-            f"(fairweather train {config.init.parent.name or 'RECIPE'}) or give other weights with --set init=FILE"
+            f"{config.recipe} starts from {config.init}, which is no file; {first}give other weights with --set "
+            "init=FILE"
         )
     if resume:
         saved_config(run)
     elif (run / CONFIG_FILE).exists() and _is_first_process():
         raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
+
+
+def _check_batches(net: nn.Module, config: TrainConfig) -> None:
+    """Raises UsageError for batches of one where vectors are normalised over the batch while the network learns."""
+    least = min(config.batch, *(stage.batch for stage in config.progressive), 2)
+    held = config.evidence or (config.contrast is not None and config.contrast.freeze_after == 0)
+    if least < 2 and not held and any(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()):
+        raise UsageError(f"batch={least} must be 2 or more: the encoder learns with batch norm")
 
 
 def _clear_up(run: Path) -> None:

@@ -267,3 +267,34 @@ def test_the_average_copies_buffers_and_forgets_the_start() -> None:
         average.update_parameters(net)
     torch.testing.assert_close(average.module[0].weight, torch.ones(2, 2), atol=1e-3, rtol=0)
     assert torch.equal(average.module[1].running_mean, net[1].running_mean)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [
+        ("denoise_start", "model=constyle_nafnet_small"),
+        ("judge_start", "patch=32"),
+        ("constyle_denoise", "patch=32"),
+    ],
+)
+def test_batches_of_one_are_refused_where_an_encoder_learns(
+    recipe: str, setting: str, data: Path, tmp_path: Path
+) -> None:
+    config = override(RECIPES[recipe](), [f"data_root={data}", "patch=16", setting, "contrast=null"])
+    config = dataclasses.replace(config, batch=1, progressive=(), init=None)
+    with pytest.raises(UsageError, match="batch=1 must be 2 or more: the encoder learns with batch norm"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_from_weights_that_are_not_there_says_how_to_get_them(tmp_path: Path) -> None:
+    for init, said in (
+        (
+            "runs/denoise_start/weights.safetensors",
+            r"train that first \(fairweather train denoise_start\) or give other",
+        ),
+        ("elsewhere/weights.safetensors", "which is no file; give other weights with --set init=FILE"),
+    ):
+        config = override(RECIPES["denoise_tiny"](), [f"init={tmp_path / init}"])
+        with pytest.raises(UsageError, match=said):
+            train(config, tmp_path / "run", progress=False)
