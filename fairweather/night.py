@@ -26,11 +26,11 @@ from fairweather.infrared import BlankInfraredError, align, check_shape, read_in
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
-from fairweather.pipeline import Image, Restorer, Result, like, to_picture
+from fairweather.pipeline import Image, Restorer, Result, like, tile_for, to_picture
 from fairweather.tiling import run_tiled
 
 TILE = 512
-"""Side of the tiles of a fusion; they are exact, so that memory is all that it decides."""
+"""Side of the largest tiles of a fusion; they are exact, so that memory is all that it decides."""
 NEIGHBOURHOOD = 11
 """Side of the window that the share of infrared is found in, in pixels."""
 
@@ -181,7 +181,7 @@ class NightRestorer:
         fused = run_tiled(
             partial(self._network, warnings=warnings),
             torch.cat((clean, infrared)),
-            tile=TILE,
+            tile=min(TILE, tile_for(self.model, self.device, pixels=clean[0].numel())),
             overlap=MODELS[self.model].overlap,
         )
         # Both have the same chroma, so that this mixes their lumas alone.

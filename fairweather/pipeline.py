@@ -368,26 +368,29 @@ class Restorer:
         return y[..., :height, :width].float().cpu()
 
     def auto_tile(self, pixels: int = 0, *, width: int = 0) -> int:
-        """The largest tile that memory allows, beside the result of a picture of so many pixels, or of a row of tiles.
-
-        Args:
-            pixels: of a picture in memory. width: of one that goes through in rows.
-
-        Raises:
-            OutOfMemoryError: if a budget was set (`runtime.limit_memory`) and the smallest tile takes more.
-        """
-        info = MODELS[self.model]
-        row = BAND_BYTES * width
-        least = SMALLEST**2 * info.bytes_per_pixel + SMALLEST * row
-        free = memory_for(self.device, beside=BESIDE * pixels, least=least)
-        # side ** 2 * bytes_per_pixel + side * row = free
-        side = (math.sqrt(row**2 + 4 * info.bytes_per_pixel * max(free, 0)) - row) / (
-            2 * info.bytes_per_pixel
-        )
-        return max(SMALLEST, min(int(side), LARGEST[info.tiling]))
+        """As `tile_for`, of this network here."""
+        return tile_for(self.model, self.device, pixels=pixels, width=width)
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+
+
+def tile_for(model: str, device: str, *, pixels: int = 0, width: int = 0) -> int:
+    """The side of the largest tile that memory allows, beside the result of a picture, or of a row of tiles.
+
+    Args:
+        pixels: of a picture in memory. width: of one that goes through in rows.
+
+    Raises:
+        OutOfMemoryError: if a budget was set (`runtime.limit_memory`) and the smallest tile takes more.
+    """
+    info = MODELS[model]
+    row = BAND_BYTES * width
+    least = SMALLEST**2 * info.bytes_per_pixel + SMALLEST * row
+    free = memory_for(device, beside=BESIDE * pixels, least=least)
+    # side ** 2 * bytes_per_pixel + side * row = free
+    side = (math.sqrt(row**2 + 4 * info.bytes_per_pixel * max(free, 0)) - row) / (2 * info.bytes_per_pixel)
+    return max(SMALLEST, min(int(side), LARGEST[info.tiling]))
 
 
 LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 1024}

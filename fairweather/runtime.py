@@ -130,12 +130,15 @@ RECKONED = 0.85
 """Of a budget, what is given out; the rest goes on pieces that the allocator cannot use again."""
 _budget: float = math.inf
 _sharing = 1
+_common: float = math.inf
+"""Of several workers: the least that was taken when one asked, which is what they have in common. What was taken more
+is others' tiles, in their parts of the budget already."""
 
 
 def limit_memory(budget: float = math.inf, *, workers: int = 1) -> None:
     """Set how much memory this process may take, in bytes, and how many workers share it; before loading networks."""
-    global _budget, _sharing
-    _budget, _sharing = budget, workers
+    global _budget, _sharing, _common
+    _budget, _sharing, _common = budget, workers, math.inf
 
 
 def sharing() -> int:
@@ -156,7 +159,8 @@ def memory_for(device: str, *, beside: float = 0, least: float = 0) -> float:
     """
     if not memory_is_limited() or not device.startswith("cpu"):
         return available_memory(device) / 2 / _sharing
-    taken = taken_memory()
+    global _common
+    taken = _common = min(taken_memory(), _common if _sharing > 1 else math.inf)
     left = (_budget * RECKONED - taken) / _sharing - beside
     if left < least:
         # What a process holds differs a little from run to run: told with a margin, it does when it is typed in.

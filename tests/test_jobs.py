@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fairweather as fw
 from fairweather.depth_picture import INFERNO, normalised
 from fairweather.errors import OutOfMemoryError, PictureError, UsageError
 from fairweather.images import read_picture
@@ -26,7 +27,7 @@ from fairweather.jobs import STREAM, Job, Options, Outcome, plan, run
 from fairweather.models import create_model
 from fairweather.models.dcmpnet import DCMPNet, Haze
 from fairweather.pipeline import Restorer
-from fairweather.runtime import limit_memory, overlapped
+from fairweather.runtime import RECKONED, limit_memory, memory_for, overlapped
 
 
 class Inverse(nn.Module):
@@ -1142,6 +1143,37 @@ def test_an_interrupted_run_of_workers_begins_nothing_more() -> None:
 
 
 # Memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_other_workers_hold_is_in_their_parts_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([300e6, 500e6, 400e6])
+    monkeypatch.setattr("fairweather.runtime.taken_memory", lambda: next(taken))
+    monkeypatch.setattr("fairweather.runtime.available_memory", lambda device: 1e12)
+    limit_memory(1000e6, workers=2)
+    try:
+        assert [memory_for("cpu") for _ in range(3)] == [(RECKONED * 1000e6 - 300e6) / 2] * 3
+    finally:
+        limit_memory()
+
+
+def test_the_tiles_of_a_fusion_keep_to_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "fairweather.night.run_tiled", lambda f, x, *, tile, overlap: seen.append(tile) or x[:3]
+    )
+    monkeypatch.setattr("fairweather.runtime.taken_memory", lambda: 0)
+    restorer = fw.load("night", model="fusionnet_small")
+    picture = np.zeros((600, 700, 3), np.uint8)
+    heat = np.arange(420_000, dtype=np.uint32).reshape(600, 700).astype(np.uint8)
+    for budget in (math.inf, 100 * 2**20):
+        limit_memory(budget)
+        try:
+            restorer.restore(picture, infrared=heat)
+        finally:
+            limit_memory()
+    whole, part = seen
+    assert whole == 512
+    assert 64 <= part < 400
 
 
 @pytest.fixture
