@@ -27,6 +27,7 @@ from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
 from fairweather.pipeline import Image, Restorer, Result, like, tile_for, to_picture
+from fairweather.runtime import give_back_memory, memory_is_limited
 from fairweather.tiling import run_tiled
 
 TILE = 512
@@ -141,6 +142,8 @@ class NightRestorer:
             missing = str(error)
         if heat is not None:
             check_shape(picture.pixels.shape[1], picture.pixels.shape[2], heat)  # before the work of cleaning
+        # Before the cleaning, whose tiles' memory a fusion's take again: after it, little of a budget would seem left.
+        side = min(TILE, tile_for(self.model, self.device, pixels=picture.pixels[0].numel()))
         cleaned = self.cleaner.restore(picture, strength=strength, tile=tile, depth=False, progress=progress)
         after, warnings, share = cleaned.image, [*cleaned.warnings], None
         if heat is None:
@@ -150,7 +153,9 @@ class NightRestorer:
             heat = aligned.infrared
             if aligned.fits:
                 warnings += aligned.warnings
-                pixels, share, said = self._fused(after.pixels, heat, fusion)
+                if memory_is_limited():
+                    give_back_memory()
+                pixels, share, said = self._fused(after.pixels, heat, fusion, side)
                 warnings += said
                 after = dataclasses.replace(after, pixels=pixels)
             else:
@@ -174,14 +179,14 @@ class NightRestorer:
 
     @torch.inference_mode()
     def _fused(
-        self, clean: Float[Tensor, "3 h w"], infrared: Float[Tensor, "1 h w"], fusion: float
+        self, clean: Float[Tensor, "3 h w"], infrared: Float[Tensor, "1 h w"], fusion: float, side: int
     ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], list[str]]:
-        """The fused picture, the share of infrared in it, and warnings."""
+        """The fused picture, by tiles of this side, the share of infrared in it, and warnings."""
         warnings: list[str] = []
         fused = run_tiled(
             partial(self._network, warnings=warnings),
             torch.cat((clean, infrared)),
-            tile=min(TILE, tile_for(self.model, self.device, pixels=clean[0].numel())),
+            tile=side,
             overlap=MODELS[self.model].overlap,
         )
         # Both have the same chroma, so that this mixes their lumas alone.

@@ -43,6 +43,14 @@ def keep_memory() -> None:
         return
 
 
+def give_back_memory() -> None:
+    """Hand what `keep_memory` kept back to the system: between two networks, whose pieces do not fit each other's."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # no glibc
+        return
+
+
 def in_order(work: Callable[[Item], Made], items: Sequence[Item], *, workers: int) -> Iterator[Made]:
     """What becomes of each item, in their order, made by several threads.
 
