@@ -571,6 +571,25 @@ DILATION = 2
 """Of a DRDB's convolutions."""
 
 
+class Dilated(nn.Conv2d):
+    """A 3x3 convolution of every other pixel that keeps the size.
+
+    oneDNN's gradient of such kernels in bf16 is NaN for some numbers of channels in channels-last memory, which is
+    what training lays pictures out in; so there it takes the plain layout, which costs nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=DILATION, dilation=DILATION)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
+            x, weight = x.contiguous(), self.weight.contiguous()
+        else:
+            weight = self.weight
+        y: Tensor = self._conv_forward(x, weight, self.bias)
+        return y
+
+
 class DRDB(nn.Module):
     """Dilated residual dense block: five 3x3 convolutions that each see all maps before them.
 
@@ -583,9 +602,7 @@ class DRDB(nn.Module):
 
     def __init__(self, channels: int, growth: int = 32) -> None:
         super().__init__()
-        self.dense = nn.ModuleList(
-            nn.Conv2d(channels + i * growth, growth, 3, padding=DILATION, dilation=DILATION) for i in range(5)
-        )
+        self.dense = nn.ModuleList(Dilated(channels + i * growth, growth) for i in range(5))
         self.mix = nn.Conv2d(channels + 5 * growth, channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -1286,8 +1303,8 @@ def published_dcmpnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     rest = {k.removeprefix("dehaze_net."): v for k, v in state.items() if not k.startswith("depth_net.")}
     if "final_conv.weight" in rest or (depth and not rest):
         raise WeightsError(
-            "this is DCMPNet's depth network alone; give the dehazing file with it: "
-            "from_published('dcmpnet', {**dehazing_file, **depth_file})"
+            "this is DCMPNet's depth network alone; give the dehazing network with it: "
+            "from_published('dcmpnet', {'dehaze_net': ..., 'depth_net': ...})"
         )
     mixer = rest.get("conv2.weight")
     if mixer is not None and mixer.ndim == 4 and mixer.shape[1] % 2:

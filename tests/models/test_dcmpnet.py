@@ -16,7 +16,16 @@ from torch import nn
 import fairweather as fw
 from fairweather.errors import UsageError
 from fairweather.models import restored
-from fairweather.models.dcmpnet import DRDB, LEGM, MFM, DCMPNet, Haze, dark_channel_prior, guided_filter
+from fairweather.models.dcmpnet import (
+    DRDB,
+    LEGM,
+    MFM,
+    DCMPNet,
+    Dilated,
+    Haze,
+    dark_channel_prior,
+    guided_filter,
+)
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import record, replay
 from fairweather.weights import save_weights
@@ -244,3 +253,19 @@ def test_a_restrained_network_does_a_share_of_what_it_learnt_and_all_of_it_to_a_
         learnt, done = (net.haze(x).airlight for net in nets)
         assert not torch.allclose(learnt, prior, atol=1e-3)
         torch.testing.assert_close(done, torch.lerp(prior, learnt, share), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [24, 51])
+def test_dilated_kernels_have_finite_gradients_in_bf16(channels: int) -> None:
+    """As training lays pictures out; oneDNN's own are NaN for these channels from 32 pixels on."""
+    conv = Dilated(channels, 12)
+    x = torch.randn(2, channels, 40, 40)
+    conv(x).square().mean().backward()
+    expected = conv.weight.grad
+    assert expected is not None
+    conv.weight.grad = None
+    conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x.contiguous(memory_format=torch.channels_last))
+    y.float().square().mean().backward()
+    torch.testing.assert_close(conv.weight.grad, expected, rtol=0, atol=0.02 * float(expected.abs().max()))
