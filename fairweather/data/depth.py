@@ -18,6 +18,7 @@ A depth map is a grey PNG of 8 or 16 bits, or a NumPy .npy array; its unit does 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +135,8 @@ def _scene(folder: Path, row: dict[str, str]) -> Scene:
     if word not in kinds:
         raise ValueError(f"kind {row['kind']!r}, expected {' or '.join(kinds)}")
     offset = float(row.get("offset") or OFFSETS.get(row.get("set", ""), 0.0))
+    if not math.isfinite(offset):
+        raise ValueError(f"offset {row['offset']!r}, expected a number")
     return Scene(folder / row["rgb"], folder / row["depth"], kinds[word], offset)
 
 

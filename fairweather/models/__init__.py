@@ -440,10 +440,12 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     # Numbers that came through JSON are in lists, and constructors take tuples.
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     build = model_info(name).build
-    known = set(inspect.signature(build).parameters)
-    for argument in arguments:
+    known = inspect.signature(build).parameters
+    for argument, value in arguments.items():
         if argument not in known:
             raise unknown_name(f"argument of {name}", argument, known)
+        if isinstance(known[argument].default, bool) and not isinstance(value, bool):
+            raise UsageError(f"{argument}={value!r} of {name}: expected true or false")
     try:
         return build(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -322,7 +322,7 @@ class TrainConfig:
         if not self.validation:
             raise UsageError("validation is empty: no checkpoint could be chosen")
         tasks = self.two_tasks
-        knows_depth = any(isinstance(source, Scenes) for source in self.sources)
+        knows_depth = any(isinstance(source, Scenes) and source.weight > 0 for source in self.sources)
         if tasks and tasks.learns_depth and tasks.teacher == "none" and not knows_depth:
             raise UsageError(
                 f"two_tasks.scheme={tasks.scheme} with inner_depth={tasks.inner_depth:g} learns depth, and no source "

@@ -29,6 +29,7 @@ from fairweather.errors import DataError, PictureError, UsageError, WeightsError
 from fairweather.files import cache_folder, written_whole
 from fairweather.loading import witness_digests
 from fairweather.models import ENCODER, create_model
+from fairweather.models.dcmpnet import DCMPNet
 from fairweather.runtime import keep_memory
 from fairweather.training import RECIPES
 from fairweather.training.checkpoints import Checkpoints, best_checkpoint, last_checkpoint, load_checkpoint
@@ -195,7 +196,14 @@ def system(net: nn.Module, config: TrainConfig) -> Restoration:
         return FusionTraining(net, config)
     if config.contrast:
         return ConStyleTraining(net, config)
-    return TwoTaskTraining(net, config) if config.two_tasks else Restoration(net, config)
+    if config.two_tasks:
+        return TwoTaskTraining(net, config)
+    if isinstance(net, DCMPNet) and net.depth_network is not None:
+        raise UsageError(
+            "without two_tasks the depth network would be published as it is, never trained; leave it out with "
+            "--set 'model_args={\"depth_network\": false}'"
+        )
+    return Restoration(net, config)
 
 
 def training_set(config: TrainConfig) -> Dataset[Any]:

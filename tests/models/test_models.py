@@ -139,3 +139,9 @@ def test_contradicting_shapes_are_refused() -> None:
             exit=torch.nn.Identity(),
             activation=lambda _: torch.nn.Identity(),
         )
+
+
+@pytest.mark.parametrize("wrong", ["False", 0])
+def test_a_switch_is_true_or_false(wrong: object) -> None:
+    with pytest.raises(UsageError, match=f"mfm={wrong!r} of dcmpnet_small: expected true or false"):
+        fw.create_model("dcmpnet_small", mfm=wrong)

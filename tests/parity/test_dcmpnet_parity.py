@@ -169,7 +169,7 @@ def test_the_older_variant_is_named() -> None:
 
 def test_the_depth_file_alone_is_named() -> None:
     for file in (depth_file(), {"depth_net": depth_file()}):
-        with pytest.raises(WeightsError, match="depth network alone; give the dehazing file with it"):
+        with pytest.raises(WeightsError, match="depth network alone; give the dehazing network with it"):
             fw.from_published("dcmpnet", file)
 
 

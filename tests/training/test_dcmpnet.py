@@ -29,7 +29,9 @@ from fairweather.models import create_model
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, TwoTasks, from_plain, override, to_plain
 from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss
+from fairweather.training.restoration import Restoration
 from fairweather.training.train import _teacher, train
+from fairweather.training.train import system as system_of
 
 SMALL: dict[str, Any] = DCMPNET | {"patch_size": 1}
 SCHEMES = ("paper", "early", "official", "alone")
@@ -403,3 +405,20 @@ def test_no_picture_that_is_validated_is_trained_on(name: str) -> None:
             if held.path == source.path or held.path in source.path.parents:
                 assert held.keep
                 assert set(held.keep) <= set(source.drop)
+
+
+def test_a_depth_network_that_nothing_trains_is_refused() -> None:
+    config = override(RECIPES["dcmpnet_small"](), ["two_tasks=null", "init=null"])
+    with pytest.raises(
+        UsageError, match=r"without two_tasks the depth network would be published .* never trained"
+    ):
+        system_of(create_model("dcmpnet_small", **DCMPNET), config)
+    alone = create_model("dcmpnet_small", **DCMPNET | {"depth_network": False})
+    assert type(system_of(alone, config)) is Restoration
+
+
+def test_sources_that_are_never_drawn_bring_no_depth() -> None:
+    config = RECIPES["dcmpnet_small"]()
+    scenes = [i for i, source in enumerate(config.sources) if isinstance(source, Scenes)]
+    with pytest.raises(UsageError, match="learns depth, and no source has any"):
+        override(config, ["two_tasks.teacher=none", *(f"sources.{i}.weight=0" for i in scenes)])
