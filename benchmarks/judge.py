@@ -5,6 +5,7 @@
 DATA is the folder of the sets. Made pictures are CBSD68, degraded by our own generators; the others are test splits. A
 picture counts as judged rightly where what is sure is exactly what ails it, and rain at night counts as rain. Where a
 degradation shows only faintly (`fairweather.data.findings`), neither answer is wrong, and the picture is left out.
+Apart from the rest: pictures with two ailments, and how often what is said with a probability is true.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from fairweather.images import read_picture
 from fairweather.metrics import psnr
 
 MADE = {"clear": "none", "haze": "haze", "rain": "rain", "noise": "noise", "blur": "shake"}
+TWO = (("rain", "noise"), ("haze", "noise"), ("haze", "rain"))
+"""What is made with two ailments, one after the other."""
 PAIRS = {
     "o_haze": "haze",
     "i_haze": "haze",
@@ -58,6 +61,15 @@ def pictures(data: Path) -> Iterator[Seen]:
                 read_picture(file).pixels, Generator().manual_seed(number)
             )
             yield seen(f"CBSD68, {degradation}", ailment, quantise(degraded), clear)
+    for ailments in TWO:
+        for number, file in enumerate(clear_pictures(data / "cbsd68")):
+            generator, picture, truths = Generator().manual_seed(number), read_picture(file).pixels, []
+            for ailment in ailments:
+                degraded, clear = DEGRADATIONS[ailment](picture, generator)
+                truths.append(seen("", ailment, quantise(degraded), clear).ailment)
+                picture = quantise(degraded)
+            both = "+".join(sorted(truths)) if tuple(truths) == ailments else FAINT
+            yield Seen("CBSD68, " + " and ".join(ailments), both, picture)
     for name, ailment in PAIRS.items():
         shown = set()
         for pair in complete_pairs(data / name, split="test").pairs:
@@ -83,9 +95,22 @@ def seen(place: str, ailment: str, picture: Tensor, clear: Tensor) -> Seen:
     return Seen(place, ailment if truth > 0.5 else "clear" if truth == 0 else FAINT, picture)
 
 
-def kinds(findings: dict[str, float]) -> frozenset[str]:
-    """What is sure, with rain at night as rain."""
-    return frozenset(name.removeprefix("night ") for name, p in findings.items() if p >= SURE)
+def by_kind(findings: dict[str, float]) -> dict[str, float]:
+    """The probability of each kind, with rain at night as rain."""
+    kinds: dict[str, float] = {}
+    for name, p in findings.items():
+        kind = name.removeprefix("night ")
+        kinds[kind] = max(p, kinds.get(kind, 0.0))
+    return kinds
+
+
+def reliability(said: list[tuple[float, bool]]) -> Iterator[str]:
+    """For each fifth of the probabilities: how many were said, their mean, and how many of them were true."""
+    for lower in (0.0, 0.2, 0.4, 0.6, 0.8):
+        chosen = [(p, true) for p, true in said if lower <= p < lower + 0.2 or (p == 1 and lower == 0.8)]
+        if chosen:
+            mean, true = (sum(x) / len(chosen) for x in zip(*chosen, strict=True))
+            yield f"said {lower:.1f} to {lower + 0.2:.1f}: {len(chosen)} times, on average {mean:.2f}; true {true:.2f}"
 
 
 def main(data: Path, model: str | None = None, plot: Annotated[Path | None, typer.Option()] = None) -> None:
@@ -93,28 +118,36 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
     judge = fw.load("auto", model=model)
     assert isinstance(judge, AutoRestorer)
     counts: dict[tuple[str, str], Counter[str]] = {}
+    said: list[tuple[float, bool]] = []
     vectors: list[Tensor] = []
     names: list[str] = []
     for place, ailment, picture in pictures(data):
         if ailment == FAINT:
             continue
-        found = kinds(judge.judge(picture))
-        counts.setdefault((place, ailment), Counter())["+".join(sorted(found)) or "clear"] += 1
+        probabilities = by_kind(judge.judge(picture))
+        found = sorted(kind for kind, p in probabilities.items() if p >= SURE)
+        counts.setdefault((place, ailment), Counter())["+".join(found) or "clear"] += 1
+        if "+" not in ailment:
+            said += [(p, kind == ailment) for kind, p in probabilities.items()]
         if plot:
             with torch.inference_mode():
                 vectors.append(judge.net.vector(picture[None])[0])
             names.append(ailment)
     print(f"{judge.model}, weights {judge.sha256[:12]}, sure from {SURE}")
-    rightly = touched = ailing = clear = 0
+    rightly = touched = ailing = clear = both = all_two = 0
     for (place, ailment), row in counts.items():
         total = row.total()
-        print(f"{place:34} {ailment:6} {row[ailment]:3} of {total:3} right   {dict(row.most_common())}")
+        print(f"{place:34} {ailment:10} {row[ailment]:3} of {total:3} right   {dict(row.most_common())}")
         if ailment == "clear":  # blur is told and left alone
             clear, touched = clear + total, touched + total - row["clear"] - row["blur"]
+        elif "+" in ailment:
+            all_two, both = all_two + total, both + row[ailment]
         else:
             ailing, rightly = ailing + total, rightly + row[ailment]
     print(f"one ailment: {rightly} of {ailing} judged rightly ({rightly / ailing:.1%})")
     print(f"clear: {touched} of {clear} touched ({touched / clear:.1%})")
+    print(f"two ailments: {both} of {all_two} judged rightly ({both / all_two:.1%})")
+    print(*reliability(said), sep="\n")
     if plot:
         draw(torch.stack(vectors), names, plot)
 
