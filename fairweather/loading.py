@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -25,7 +26,7 @@ from fairweather.models.nitedr import NiteDR
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Image, Restorer
 from fairweather.quantising import Calibration
-from fairweather.runtime import usual_device
+from fairweather.runtime import has_bf16, usual_device
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def load(
         backend: what computes: "torch"; "onnx" (ONNX Runtime) or "openvino", on a CPU, for which networks are exported
             into the cache when they are first asked for; or "auto", the fastest here by a trial, which is kept there
             too. An exported file names its own.
-        tell: called with a line where exporting or a trial takes time.
+        tell: called with a line where exporting or a trial takes time, and where bf16 is no gain.
 
     Raises:
         UsageError: for an unknown name, with the nearest right one; for a back end that cannot do what is asked.
@@ -88,6 +89,8 @@ def load(
         return _from_exported(path, task, device=device, precision=precision, backend=backend, tell=tell)
     device, precise = _device(device, backend), _precision(precision)
     check_backend(backend, precision=precise, device=device)
+    if precise == "bf16" and device == "cpu":
+        _tell_of_bf16(tell)
     if path.suffix == ".safetensors":
         net, metadata = from_file(path)
         model_name = metadata["model"]
@@ -258,6 +261,12 @@ def export(
     facts = dataclasses.replace(facts, int8=True)
     target = Path(path or f"{facts.model}-{facts.task}-int8{SUFFIXES[to]}")
     return write_exported(net, target, facts, calibration=calibration)
+
+
+@cache  # restore and night load several networks
+def _tell_of_bf16(tell: Callable[[str], None]) -> None:
+    if has_bf16() is False:
+        tell("this processor has no instructions for bf16, which is slower here than fp32")
 
 
 def _precision(name: str) -> str:

@@ -189,6 +189,16 @@ def taken_memory() -> int:
         return 0
 
 
+def has_bf16() -> bool | None:
+    """Whether the processor computes in bf16 by itself (AVX-512, AMX, Arm); None where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), None)
+    return None if flags is None else bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+
+
 def usual_device(name: str) -> str:
     """The device that "auto" means here; any other name as it is."""
     import torch

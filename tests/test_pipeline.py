@@ -31,6 +31,7 @@ from fairweather.images import Picture
 from fairweather.loading import TASKS
 from fairweather.models import restored
 from fairweather.pipeline import PAST, Restorer
+from fairweather.runtime import has_bf16
 from fairweather.weights import WEIGHTS, save_weights
 
 Array = npt.NDArray[Any]
@@ -530,6 +531,30 @@ def test_bf16_that_overflows_is_computed_again_in_fp32(bad: float, caplog: pytes
     assert torch.equal(result.image, 1 - picture)
     assert "bf16" in caplog.text
     assert any("bf16" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("there", [True, False, None])
+def test_bf16_without_instructions_for_it_is_told_once(
+    there: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairweather.loading.has_bf16", lambda: there)
+    told: list[str] = []
+    say = told.append
+    for precision in ("fp32", "bf16", "bf16"):
+        fw.load("denoise", precision=precision, device="cpu", tell=say)
+    expected = ["this processor has no instructions for bf16, which is slower here than fp32"]
+    assert told == (expected if there is False else [])
+
+
+def test_what_a_processor_says_of_bf16_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, expected in (
+        ("processor : 0\nflags : fpu avx512f avx512_bf16 sse\n", True),
+        ("flags : fpu avx2\n", False),
+        ("Features : fp asimd bf16\n", True),
+        ("processor : 0\n", None),
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda _, text=text: text)
+        assert has_bf16() is expected
 
 
 def test_bf16_is_near_fp32(denoiser: Restorer) -> None:
