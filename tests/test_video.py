@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
@@ -1007,6 +1008,8 @@ def test_encoders_tell_their_licence() -> None:
     write("a.mp4", panned(2))
     result = restored("a.mp4", crf=30)
     assert result.told().endswith("libx264 (GPL-2.0-or-later) crf 30")
+    assert " on cpu, fp32, " in result.told()
+    assert " on cpu (openvino), fp32, " in dataclasses.replace(result, backend="openvino").told()
     assert chosen_encoder(Path("a.webm")) == ("libvpx-vp9", 24)
 
 

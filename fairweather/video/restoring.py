@@ -80,6 +80,7 @@ class VideoResult:
     weights_sha256: str
     device: str
     precision: str
+    backend: str
     warnings: tuple[str, ...]
 
     def told(self) -> str:
@@ -88,8 +89,9 @@ class VideoResult:
         flicker = "" if self.flicker is None else f", flicker {self.flicker:.2f} before encoding"
         quality = "lossless" if self.crf is None else f"crf {self.crf}"
         resumed = f" after {self.resumed} of an earlier run" if self.resumed else ""
+        where = self.device if self.backend == "torch" else f"{self.device} ({self.backend})"
         return (
-            f"{self.frames} frames of {self.duration:.1f} s{flicker}; {infrared}{self.model} on {self.device}, "
+            f"{self.frames} frames of {self.duration:.1f} s{flicker}; {infrared}{self.model} on {where}, "
             f"{self.precision}, {self.fps:.1f} frames/s{resumed}; {self.encoder} ({self.licence}) {quality}"
         )
 
@@ -391,6 +393,7 @@ def restore_video(
         weights_sha256=restorer.sha256,
         device=restorer.device,
         precision=restorer.precision,
+        backend=restorer.backend,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -400,6 +403,7 @@ def _key(restorer: AnyRestorer, inputs: Sequence[Path], options: Sequence[object
     cleaner = restorer.cleaner if isinstance(restorer, NightRestorer) else restorer
     of_what = [
         __version__,
+        restorer.backend,
         *((worker.task, worker.model, worker.sha256, worker.precision) for worker in (restorer, cleaner)),
         *(sha256(file) for file in inputs),
         options,
