@@ -70,8 +70,11 @@ def bench(
     """
     if rounds < 1 or min(sides) < 1:
         raise UsageError(f"{rounds} rounds of sides {', '.join(map(str, sides))}: expected 1 or more each")
-    for file in files:
-        load(str(file), device="cpu")  # what is missing or damaged shows before any work
+    weights = load(task, device="cpu").sha256
+    for file in files:  # what is missing, damaged or of other weights shows before any work
+        backend_of(file)
+        if load(str(file), device="cpu").sha256 != weights:
+            raise UsageError(f"{file} has other weights than {task}; export {task} to compare with it")
     restorers: dict[str, Restorer] = {}
     for precision in PRECISIONS:
         known = installed(precision)
@@ -82,8 +85,6 @@ def bench(
             if not isinstance(restorer, Restorer):
                 raise UsageError(f"{name} is several networks; measure those that it uses, such as derain")
             restorers[f"{name} {backend} {precision}"] = restorer
-            if restorer.sha256 != restorers[f"{task} torch fp32"].sha256:
-                raise UsageError(f"{name} has other weights than {task}; export {task} to compare with it")
     for side in sides:
         picture = shades(side)
 
