@@ -302,8 +302,9 @@ class TrainConfig:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name}={getattr(self, name)} must be 0 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate={self.learning_rate} must be more than 0")
+        for name in ("learning_rate", "psnr_ceiling"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name}={getattr(self, name)} must be more than 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas={[*self.betas]} must be at least 0 and less than 1, each")
         if not 0 <= self.seed < 2**32:
@@ -321,6 +322,7 @@ class TrainConfig:
             raise UsageError("sources is empty: there is nothing to train on")
         if not self.validation:
             raise UsageError("validation is empty: no checkpoint could be chosen")
+        self._check_sources()
         tasks = self.two_tasks
         knows_depth = any(isinstance(source, Scenes) and source.weight > 0 for source in self.sources)
         if tasks and tasks.learns_depth and tasks.teacher == "none" and not knows_depth:
@@ -372,6 +374,16 @@ class TrainConfig:
                     raise UsageError(
                         f"{name}={shown} would do nothing: {kind} has no use for it; leave it out"
                     )
+
+    def _check_sources(self) -> None:
+        for source in self.sources:
+            for name, most in (("weight", math.inf), ("tones", math.inf), ("strange", 1.0)):
+                value = getattr(source, name, 0.0)
+                if not 0 <= value <= most or value == math.inf:
+                    upto = f"at least 0 and at most {most:g}" if most < math.inf else "a number of 0 or more"
+                    raise UsageError(f"{name}={value} of the source {source.path} must be {upto}")
+        if not any(source.weight for source in self.sources):
+            raise UsageError("the weights of all sources are 0: there is nothing to train on")
 
     def _check_contrast(self, contrast: Contrast) -> None:
         if self.two_tasks:
