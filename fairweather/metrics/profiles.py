@@ -37,6 +37,8 @@ class Profile:
     ssim_shrunk: bool = False
     """Average both pictures down by round(shorter side / 256) before SSIM, as dehazing codes do."""
     ssim_window: Window = "gaussian"
+    identical: float = math.inf
+    """PSNR of a picture that is the true one; 100 in dehazing codes."""
     crop_multiple: int = 1
     """First of all, crop both pictures around the centre to sides that are multiples of this."""
     clip_noise: bool = False
@@ -69,6 +71,7 @@ PROFILES: dict[str, Profile] = {
         "valid",
         "As rgb_float, but SSIM of pictures shrunk to a shorter side of about 256, as DehazeFormer's code does.",
         ssim_shrunk=True,
+        identical=100.0,
     ),
     "dehazeformer_8bit": Profile(
         "dehazeformer_8bit",
@@ -77,6 +80,7 @@ PROFILES: dict[str, Profile] = {
         "valid",
         "As dehazeformer after rounding to 8 bit, as a saved file is.",
         ssim_shrunk=True,
+        identical=100.0,
     ),
     "dcmpnet": Profile(
         "dcmpnet",
@@ -85,6 +89,7 @@ PROFILES: dict[str, Profile] = {
         "zero",
         "As dehazeformer, but SSIM continues the border by black, as DCMPNet's code does: it reads higher.",
         ssim_shrunk=True,
+        identical=100.0,
     ),
     "irconstyle": Profile(
         "irconstyle",
@@ -148,8 +153,8 @@ def score(profile: Profile | str, output: Float[Tensor, "3 h w"], target: Float[
         target: RGB in [0, 1].
 
     Returns:
-        psnr is inf for identical pictures; ssim is nan where border is "valid" and a side is under 11 pixels, or 7 with
-        the uniform window (after shrinking, where the profile shrinks).
+        psnr is inf for identical pictures, or what the profile says; ssim is nan where border is "valid" and a side is
+        under 11 pixels, or 7 with the uniform window (after shrinking, where the profile shrinks).
 
     Raises:
         UsageError: if the profile is unknown or the shapes differ.
@@ -165,6 +170,7 @@ def score(profile: Profile | str, output: Float[Tensor, "3 h w"], target: Float[
     x, y = _prepared(profile, output), _prepared(profile, target)
     data_range = 255.0 if profile.channel == "y" else 1.0
     decibels = psnr(x, y, data_range).item()
+    decibels = profile.identical if decibels == math.inf else decibels
     if profile.ssim_shrunk:
         x, y = _shrunk(x), _shrunk(y)
     similarity = ssim(x, y, data_range, profile.ssim_border, profile.ssim_window).item()
