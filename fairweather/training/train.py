@@ -100,17 +100,10 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         _write_start(config, run)
     if isinstance(module, WeighingTraining):
         patches, held_back = module.gathered(patches, held_back, run)
-    # Of two networks, only one is in the loss that takes a step; nor is an encoder that is held, nor all of one that is
-    # trained alone while its queue fills.
-    contrast = config.contrast
-    held = contrast is not None and contrast.freeze_after is not None
-    filling = contrast is not None and config.pretrain is not None and contrast.fill_queue_first
-    apart = config.two_tasks or config.fusion or held or filling
-    together = "ddp_find_unused_parameters_true" if apart else "ddp"
     trainer = Trainer(
         accelerator=config.device,
         devices=config.devices,
-        strategy=together if config.devices > 1 else "auto",
+        strategy=_strategy(config),
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_steps=config.steps,
         max_epochs=-1,
@@ -287,6 +280,21 @@ def _check(config: TrainConfig, run: Path, resume: bool) -> None:
         saved_config(run)
     elif (run / CONFIG_FILE).exists() and _is_first_process():
         raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
+
+
+def _strategy(config: TrainConfig) -> str:
+    """How processes train together, by Lightning's names: some leave parameters out of a step's loss.
+
+    Of two networks, only one is in the loss that takes a step; nor is an encoder that is held, nor all of one that is
+    trained alone while its queue fills.
+    """
+    if config.devices == 1:
+        return "auto"
+    contrast = config.contrast
+    held = contrast is not None and contrast.freeze_after is not None
+    filling = contrast is not None and config.pretrain is not None and contrast.fill_queue_first
+    apart = config.two_tasks or config.fusion or held or filling
+    return "ddp_find_unused_parameters_true" if apart else "ddp"
 
 
 def _check_batches(net: nn.Module, config: TrainConfig) -> None:

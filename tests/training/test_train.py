@@ -29,7 +29,15 @@ from fairweather.training.checkpoints import Checkpoints
 from fairweather.training.config import TrainConfig, override, to_plain
 from fairweather.training.judge import WeighingTraining
 from fairweather.training.restoration import Restoration, ema
-from fairweather.training.train import network, saved_config, system, train, training_set, validation_set
+from fairweather.training.train import (
+    _strategy,
+    network,
+    saved_config,
+    system,
+    train,
+    training_set,
+    validation_set,
+)
 from fairweather.weights import read_weights
 
 TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
@@ -285,6 +293,23 @@ def test_batches_of_one_are_refused_where_an_encoder_learns(
     with pytest.raises(UsageError, match="batch=1 must be 2 or more: the encoder learns with batch norm"):
         train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "expected"),
+    [
+        ("denoise_start", [], "ddp"),
+        ("dcmpnet_small", [], "ddp_find_unused_parameters_true"),
+        ("constyle_denoise", [], "ddp"),
+        ("constyle_denoise", ["contrast.freeze_after=900"], "ddp_find_unused_parameters_true"),
+        ("constyle_pretrain", [], "ddp"),
+        ("constyle_pretrain", ["contrast.fill_queue_first=true"], "ddp_find_unused_parameters_true"),
+    ],
+)
+def test_processes_know_what_a_step_leaves_out(recipe: str, settings: list[str], expected: str) -> None:
+    config = override(RECIPES[recipe](), settings)
+    assert _strategy(config) == "auto"
+    assert _strategy(override(config, ["devices=2", "batch=16"])) == expected
 
 
 def test_a_start_from_weights_that_are_not_there_says_how_to_get_them(tmp_path: Path) -> None:
