@@ -70,7 +70,7 @@ def bench(
     """
     if rounds < 1 or min(sides) < 1:
         raise UsageError(f"{rounds} rounds of sides {', '.join(map(str, sides))}: expected 1 or more each")
-    weights = load(task, device="cpu").sha256
+    weights = load(task, device="cpu").sha256 if files else ""
     for file in files:  # what is missing, damaged or of other weights shows before any work
         backend_of(file)
         if load(str(file), device="cpu").sha256 != weights:

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from fairweather.errors import UsageError, WeightsError, unknown_name
-from fairweather.models import ENCODER, from_published, model_info, published_form
-from fairweather.weights import read_checkpoint, read_weights, save_weights, sha256
+from fairweather.models import ENCODER, model_info, published_network
+from fairweather.weights import read_checkpoint, save_weights, sha256
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ def convert(
         raise UsageError(f"{output}: expected a name that ends in .safetensors")
     if any(output.resolve() == file.resolve() for file in checkpoints):
         raise UsageError(f"{output} is one of the checkpoints; give it another name with -o")
-    found = _joined(checkpoints)
-    net = from_published(name, found)
+    net, arguments = published_network(name, _joined(checkpoints))
     metadata = {
         "model": name,
-        "model_args": json.dumps(dict(published_form(name, found)[1])),
+        "model_args": json.dumps(arguments),
         "task": task,
         "recipe": "published by the authors",
         "published_sha256": ", ".join(sha256(file) for file in checkpoints),
@@ -78,9 +77,9 @@ def _joined(checkpoints: Sequence[Path]) -> dict[str, Any]:
     """What is in several files; none may take another's tensors' place."""
     joined: dict[str, Any] = {}
     for file in checkpoints:
-        if file.suffix == ".safetensors" and "model" in read_weights(file)[1]:
+        found, metadata = read_checkpoint(file)
+        if "model" in metadata:
             raise UsageError(f"{file} is a file of ours already; nothing to convert")
-        found = read_checkpoint(file)
         twice = next((k for k, v in found.items() if k in joined and isinstance(v, Tensor | Mapping)), None)
         if twice is not None:
             raise WeightsError(f"{file} holds {twice!r}, which the file before it held too; give one of them")

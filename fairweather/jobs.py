@@ -30,7 +30,16 @@ from fairweather.loading import AnyRestorer
 from fairweather.models import MODELS
 from fairweather.night import NightRestorer, check_fusion
 from fairweather.partners import READ, listed_pairs, partners
-from fairweather.pipeline import BESIDE, PAST, Restorer, Result, check_strength, check_tile, smaller_tile
+from fairweather.pipeline import (
+    BESIDE,
+    PAST,
+    Restorer,
+    Result,
+    check_strength,
+    check_tile,
+    smaller_tile,
+    told_place,
+)
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
 from fairweather.runtime import in_order, memory_for, memory_is_limited, overlapped
 from fairweather.tiling import SMALLEST
@@ -130,7 +139,7 @@ class Outcome:
         if r.task == "night":  # what became of the infrared picture is part of the result
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
-        where = r.device if r.backend == "torch" else f"{r.device} ({r.backend})"
+        where = told_place(r.device, r.backend)
         how = f"{found}{r.model} on {where}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 

@@ -375,6 +375,15 @@ class Restorer:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
 
 
+def told_place(device: str, backend: str) -> str:
+    """Where something was computed, for a person.
+
+    >>> told_place("cpu", "torch"), told_place("cpu", "openvino")
+    ('cpu', 'cpu (openvino)')
+    """
+    return device if backend == "torch" else f"{device} ({backend})"
+
+
 def tile_for(model: str, device: str, *, pixels: int = 0, width: int = 0) -> int:
     """The side of the largest tile that memory allows, beside the result of a picture, or of a row of tiles.
 

@@ -186,18 +186,21 @@ def read_weights(path: Path, *, model: str | None = None) -> tuple[dict[str, Ten
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, metadata
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """What a PyTorch file or a .safetensors of others holds. Nothing in it is run: tensors and plain values alone.
+
+    Returns:
+        what is in it by name, and the metadata of a .safetensors.
 
     Raises:
         WeightsError: if it is missing, damaged, or holds anything else.
     """
     if path.suffix == ".safetensors":
-        return dict(read_weights(path)[0])
+        return read_weights(path)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        return dict(torch.load(path, map_location="cpu", weights_only=True)), {}
     except Exception as error:  # damaged files meet a dozen kinds of exceptions
         raise WeightsError(
             f"{path} is not a whole PyTorch file of tensors and plain values ({type(error).__name__}); anything else "

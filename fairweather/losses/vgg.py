@@ -157,7 +157,7 @@ def _downloaded(url: str, folder: Path, opener: Callable[[str], IO[bytes]]) -> P
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; expected a file, 'download' or 'random'")
-    return read_checkpoint(path)
+    return read_checkpoint(path)[0]
 
 
 def _fill(network: VGG, state: dict[str, Tensor], path: Path) -> None:

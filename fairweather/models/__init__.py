@@ -481,22 +481,22 @@ def from_published(name: str, state_dict: Mapping[str, Any], **overrides: Any) -
     Raises:
         WeightsError: naming what is missing, left over or of another shape.
     """
-    state, arguments = published_form(name, state_dict)
+    return published_network(name, state_dict, **overrides)[0]
+
+
+def published_network(
+    name: str, state_dict: Mapping[str, Any], **overrides: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As `from_published`, with the constructor arguments that the network was built with."""
     what = f"the tensors of this checkpoint for {name}"
     if name == ENCODER:
-        return _filled(ConStyle(**overrides), state, what)
-    return _filled(_built(name, {**arguments, **overrides}), state, what)
-
-
-def published_form(name: str, state_dict: Mapping[str, Any]) -> tuple[StateDict, Mapping[str, Any]]:
-    """A published checkpoint by our names, and the constructor arguments that it asks for; as of `from_published`."""
-    if name == ENCODER:
-        return published_encoder(_tensors(state_dict)), {}
+        return _filled(ConStyle(**overrides), published_encoder(_tensors(state_dict)), what), overrides
     info = model_info(name)
     if info.from_published is None:
         raise UsageError(f"{name} is our own configuration; nothing is published for it")
     ours = info.from_published(_tensors(state_dict, info.published_parts))
-    return ours, info.published_arguments(ours)
+    arguments = {**info.published_arguments(ours), **overrides}
+    return _filled(_built(name, arguments), ours, what), arguments
 
 
 def _tensors(checkpoint: Mapping[str, Any], parts: Sequence[str] = ()) -> StateDict:

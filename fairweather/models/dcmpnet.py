@@ -35,7 +35,13 @@ from fairweather.models.folding import (
     stacked,
     without_batch_norms,
 )
-from fairweather.models.layers import Depthwise, at_least_float32, over_picture, pad_to_multiple
+from fairweather.models.layers import (
+    Depthwise,
+    at_least_float32,
+    learns_in_half_on_cpu,
+    over_picture,
+    pad_to_multiple,
+)
 from fairweather.models.winograd import Tiles, WinogradConv2d, joined_rows, rows_of, tiles_of
 
 Reconstruction = Literal["residual", "scattering"]
@@ -582,10 +588,9 @@ class Dilated(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=DILATION, dilation=DILATION)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
-            x, weight = x.contiguous(), self.weight.contiguous()
-        else:
-            weight = self.weight
+        weight = self.weight
+        if learns_in_half_on_cpu(x):
+            x, weight = x.contiguous(), weight.contiguous()
         y: Tensor = self._conv_forward(x, weight, self.bias)
         return y
 

@@ -40,6 +40,11 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def learns_in_half_on_cpu(x: Tensor) -> bool:
+    """Whether this is training in bf16 on a CPU, where some of oneDNN's gradients are slow or wrong."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+
+
 def depthwise_convolution(
     x: Float[Tensor, "b c h w"],
     weight: Float[Tensor, "c 1 k k"],
@@ -57,7 +62,7 @@ def depthwise_convolution(
     tensor([9., 9.])
     """
     large = weight.shape[-1] > 3 or (weight.shape[-1] > 1 and dilation > 1)
-    if large and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
+    if large and learns_in_half_on_cpu(x):
         half = torch.get_autocast_dtype("cpu")
         y: Tensor = _Depthwise.apply(x.to(half), weight.to(half), padding, dilation)  # type: ignore[no-untyped-call]
         return y if bias is None else y + bias.to(half)[:, None, None]

@@ -22,7 +22,7 @@ from fairweather.errors import PictureError, UsageError
 from fairweather.images import MAX_MEGAPIXELS
 from fairweather.loading import AnyRestorer
 from fairweather.night import NightRestorer, check_fusion
-from fairweather.pipeline import Result, check_strength, check_tile
+from fairweather.pipeline import Result, check_strength, check_tile, told_place
 from fairweather.tiling import SMALLEST
 from fairweather.video.assembling import assembled
 from fairweather.video.flicker import Steadied
@@ -89,7 +89,7 @@ class VideoResult:
         flicker = "" if self.flicker is None else f", flicker {self.flicker:.2f} before encoding"
         quality = "lossless" if self.crf is None else f"crf {self.crf}"
         resumed = f" after {self.resumed} of an earlier run" if self.resumed else ""
-        where = self.device if self.backend == "torch" else f"{self.device} ({self.backend})"
+        where = told_place(self.device, self.backend)
         return (
             f"{self.frames} frames of {self.duration:.1f} s{flicker}; {infrared}{self.model} on {where}, "
             f"{self.precision}, {self.fps:.1f} frames/s{resumed}; {self.encoder} ({self.licence}) {quality}"

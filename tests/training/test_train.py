@@ -282,13 +282,14 @@ def test_the_average_copies_buffers_and_forgets_the_start() -> None:
     [
         ("denoise_start", "model=constyle_nafnet_small"),
         ("judge_start", "patch=32"),
-        ("constyle_denoise", "patch=32"),
+        ("constyle_denoise", "contrast=null"),
+        ("constyle_denoise", "patch=32"),  # with its contrast
     ],
 )
 def test_batches_of_one_are_refused_where_an_encoder_learns(
     recipe: str, setting: str, data: Path, tmp_path: Path
 ) -> None:
-    config = override(RECIPES[recipe](), [f"data_root={data}", "patch=16", setting, "contrast=null"])
+    config = override(RECIPES[recipe](), [f"data_root={data}", "patch=16", setting])
     config = dataclasses.replace(config, batch=1, progressive=(), init=None)
     with pytest.raises(UsageError, match="batch=1 must be 2 or more: the encoder learns with batch norm"):
         train(config, tmp_path / "run", progress=False)
