@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -146,7 +147,7 @@ class SparseBlock(TransformerBlock):
 
 
 class PairedBlock(nn.Module):
-    """The inference form of SparseBlock: hidden channels in an order in which nothing is joined or cut."""
+    """The inference form of SparseBlock: hidden channels in small maps, in an order in which few are joined or cut."""
 
     def __init__(self, plain: SparseBlock) -> None:
         super().__init__()
@@ -162,64 +163,110 @@ class PairedBlock(nn.Module):
         return x
 
 
+def number_of_maps(hidden: int) -> int:
+    """Into how many maps hidden channels are dealt: as many as 8, where that costs no more padding than fewer.
+
+    What was computed of a small map is still in the processor's cache when the next step asks for it.
+
+    >>> number_of_maps(127), number_of_maps(85)
+    (8, 2)
+    """
+    return min((8, 4, 2), key=lambda maps: maps * places_of(hidden, maps))
+
+
+def places_of(hidden: int, maps: int) -> int:
+    """Channels of each of so many maps: enough for the hidden ones, and a multiple of 16, which kernels like."""
+    return -(-hidden // (16 * maps)) * 16
+
+
 class PairedHalf(nn.Module):
     """One half of the hidden channels of an MDFFN, f of them, from the entry to the exit.
 
-    The two branches make 2f answers of them, the 3x3 branch's f before the 5x5 branch's, and pair i is of the answers
-    2i and 2i + 1. The first and the second of all pairs are maps of their own here, for each branch. Where f is odd,
-    the 3x3 branch's last answer belongs to the 5x5 branch's first: its kernel goes there, with a border of 0.
+    They are dealt out like cards: channel i goes to map i % maps, place i // maps. Neighbours are then in neighbouring
+    maps at the same place, but for one in the last map: the next channel is in the first map, a place further.
+
+    The two branches make 2f answers, the 3x3 branch's f before the 5x5 branch's, and pairs are the answers 2i and
+    2i + 1. Where f is even, both branches pair the same neighbours. Where it is odd, the 5x5 branch pairs the others,
+    and the 3x3 branch's last answer belongs to the 5x5 branch's first: its kernel goes there, with a border of 0.
     """
 
     def __init__(self, plain: MDFFN, half: int) -> None:
         super().__init__()
         f = plain.project_in.out_channels // 2
-        hidden = torch.arange(half * f, half * f + f)
-        near, far = (rows(conv, hidden) for conv in (plain.dwconv3x3, plain.dwconv5x5))
+        of_half = torch.arange(half * f, half * f + f)
+        near, far = (rows(conv, of_half) for conv in (plain.dwconv3x3, plain.dwconv5x5))
         bordered = torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight))
         both = convolution(bordered.double(), None, like=far, groups=2 * f)
         pairs = (plain.dwconv3x3_1, plain.dwconv5x5_1)[half].weight.double().flatten(0, 1)[:, None]
         unpaired = convolution(pairs, None, like=(near, far)[half], groups=2 * f)
 
-        n = f // 2
-        places = -(-(f - n) // 16) * 16  # of a map: kernels like multiples of 16
-
-        def padded(numbers: Int64[Tensor, " _n"]) -> Int64[Tensor, " places"]:
-            """With what gives 0 in `rows` and `columns`."""
-            return F.pad(numbers, (0, places - len(numbers)), value=-1)
-
-        def entry(numbers: Int64[Tensor, " places"]) -> nn.Conv2d:
-            """What the hidden channels of these numbers, in this half, are made by."""
-            return rows(plain.project_in, torch.where(numbers < 0, -1, half * f + numbers))
-
-        def branch(first: nn.Conv2d, answers: Int64[Tensor, " n"]) -> nn.Sequential:
-            """Up to the sum over the pair."""
-            return nn.Sequential(
-                rows(first, padded(answers)), nn.ReLU(inplace=True), rows(unpaired, padded(answers))
-            )
-
-        of_pairs = torch.arange(2 * f).view(f, 2).T  # the first ones, the second ones
-        (near1, near2), (far1, far2) = of_pairs[:, :n], of_pairs[:, n:]
-        self.is_odd = f % 2 == 1
-        evens, odds = padded(torch.arange(0, f, 2)), padded(torch.arange(1, f, 2))
-        if self.is_odd:
-            odds[-1] = f - 1  # beside the far branch's first; no other answer is made of this place
-        self.evens, self.odds = entry(evens), entry(odds)
-        self.near1, self.near2 = branch(near, near1), branch(near, near2)
-        self.far1, self.far2 = branch(both, far1), branch(both, far2)
-        self.near_exit = columns(plain.project_out, padded(hidden[:n]))
-        self.far_exit = columns(plain.project_out, padded(hidden[n:]))
+        maps = number_of_maps(f)
+        places = places_of(f, maps)
+        hidden = F.pad(torch.arange(f), (0, maps * places - f), value=-1).view(places, maps).T.clone()
+        if f % 2:
+            hidden[-1, -1] = f - 1  # once more: a place further, it is beside channel 0
+        self.entries = nn.ModuleList(rows(plain.project_in, shifted(of_map, half * f)) for of_map in hidden)
+        self.meetings = nn.ModuleList()
+        for number in range(maps):
+            met = nn.ModuleList()
+            for conv, first_answer in ((near, 0), (both, f)):
+                left = shifted(hidden[number], first_answer)
+                right = shifted(hidden[(number + 1) % maps], first_answer)
+                is_last = number == maps - 1
+                if is_last:
+                    left = torch.cat((torch.tensor([f - 1]), left[:-1]))
+                is_pair = (left % 2 == 0) & (right == left + 1)
+                if is_pair.any():
+                    first, second = (
+                        nn.Sequential(rows(conv, answers), nn.ReLU(inplace=True), rows(unpaired, answers))
+                        for answers in (torch.where(is_pair, side, -1) for side in (left, right))
+                    )
+                    leave = columns(plain.project_out, torch.where(is_pair, half * f + left // 2, -1))
+                    met.append(Meeting(first, second, leave, is_last))
+            self.meetings.append(met)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], onto: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
         """What the half gives to the sum, added to `onto` in place."""
-        evens, odds = self.evens(x), self.odds(x)
-        near = self.near1(evens).add_(self.near2(odds)).relu_()
-        first, second = evens, odds
-        if self.is_odd:
-            first, second = torch.cat((odds[:, -1:], odds[:, :-1]), dim=1), evens
-        far = self.far1(first).add_(self.far2(second)).relu_()
-        return onto.add_(self.near_exit(near)).add_(self.far_exit(far))
+        enter, *others = self.entries
+        here = first = enter(x)
+        for entry, meetings in zip([*others, None], self.meetings, strict=True):
+            there = entry(x) if entry else first
+            for meeting in cast(nn.ModuleList, meetings):
+                onto = meeting(here, there, onto)
+            here = there  # no more than three maps are alive
+        return onto
+
+
+def shifted(numbers: Int64[Tensor, " n"], by: int) -> Int64[Tensor, " n"]:
+    """Numbers from `by` on instead of 0; -1 stays."""
+    return torch.where(numbers < 0, -1, numbers + by)
+
+
+class Meeting(nn.Module):
+    """Two maps of hidden channels, from their depthwise convolutions to the exit; those at the same place are pairs.
+
+    Args:
+        first, second: what happens to each before they are added.
+        leave: what their sum gives to the block's.
+        is_moved: whether the first map's channels go a place further, and its last one to the front.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, leave: nn.Conv2d, is_moved: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.leave, self.is_moved = first, second, leave, is_moved
+
+    def forward(
+        self,
+        x: Float[Tensor, "b places h w"],
+        y: Float[Tensor, "b places h w"],
+        onto: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, "b c h w"]:
+        """`onto`, with what the pairs give added in place."""
+        if self.is_moved:
+            x = torch.cat((x[:, -1:], x[:, :-1]), dim=1)
+        return onto.add_(self.leave(self.first(x).add_(self.second(y)).relu_()))
 
 
 def experts(channels: int) -> list[nn.Module]:

@@ -21,6 +21,7 @@ from fairweather.models.cleannet import (
     published_cleannet,
     sparse_attention,
 )
+from fairweather.models.inference import for_inference
 
 TINY: dict[str, Any] = {"width": 4, "num_blocks": (1, 1, 1, 1), "num_steps": 2}
 
@@ -115,6 +116,17 @@ def test_one_pair_mixes_the_branches_where_the_hidden_channels_are_odd() -> None
     ffn(x)
     moved = (joined[0] != joined[1]).any(dim=-1).any(dim=-1)[0].tolist()
     assert moved == 2 * [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "maps"), [(1, 2), (2, 2), (15, 2), (33, 4), (63, 4), (86, 2), (127, 8), (126, 8)]
+)
+def test_dealt_out_to_maps_hidden_channels_meet_as_before(hidden: int, maps: int) -> None:
+    torch.manual_seed(0)
+    block = frozen(SparseBlock(2, 1, hidden / 2)).double()
+    fast, x = for_inference(block), torch.randn(2, 2, 6, 5, dtype=torch.float64)
+    assert [len(half.entries) for half in fast.halves] == [maps, maps]
+    torch.testing.assert_close(fast(x), block(x), rtol=0, atol=1e-12)
 
 
 def test_agmoe_equals_its_formula() -> None:
