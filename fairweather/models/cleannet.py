@@ -13,19 +13,21 @@ weighed and none is left out, each row of attention is selected at four depths, 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from fairweather.models.folding import columns, convolution, merged_chain, part, rows
+from fairweather.models.folding import columns, convolution, dealt_out, merged_chain, part, rows, shifted
 from fairweather.models.layers import Depthwise, depthwise_convolution
 from fairweather.models.restormer import (
     MDTA,
     ChannelUNet,
+    FeedForward,
     TransformerBlock,
     check_width,
     one_for_each_size,
@@ -96,7 +98,7 @@ def paired_convolution(
     return y[:, ::2] + y[:, 1::2]
 
 
-class MDFFN(nn.Module):
+class MDFFN(FeedForward):
     """Feed-forward network with a 3x3 and a 5x5 branch that meet twice: in pairs of channels, then at the exit.
 
     A pair is two neighbours of the joined halves, so it comes from one branch: half of the pairs are of the 3x3
@@ -135,6 +137,9 @@ class MDFFN(nn.Module):
         out: Tensor = self.project_out(torch.cat((y3, y5), dim=1))
         return out
 
+    def in_parts(self) -> Iterable[nn.Module]:
+        return (PairedHalf(self, half) for half in (0, 1))
+
 
 class SparseBlock(TransformerBlock):
     """Restormer's block, with TSSA and MDFFN."""
@@ -142,48 +147,24 @@ class SparseBlock(TransformerBlock):
     def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
         super().__init__(channels, attn=TSSA(channels, num_heads), ffn=MDFFN(channels, expansion))
 
-    def inference_form(self) -> nn.Module:
-        return PairedBlock(self)
-
-
-class PairedBlock(nn.Module):
-    """The inference form of SparseBlock: hidden channels in small maps, in an order in which few are joined or cut."""
-
-    def __init__(self, plain: SparseBlock) -> None:
-        super().__init__()
-        self.norm1, self.attn, self.norm2 = plain.norm1, plain.attn, plain.norm2
-        assert isinstance(plain.ffn, MDFFN)
-        self.halves = nn.ModuleList(PairedHalf(plain.ffn, half) for half in (0, 1))
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        x = x + self.attn(self.norm1(x))
-        y = self.norm2(x)
-        for half in self.halves:
-            x = half(y, onto=x)
-        return x
-
 
 def number_of_maps(hidden: int) -> int:
-    """Into how many maps hidden channels are dealt: as many as 8, where that costs no more padding than fewer.
+    """Into how many maps hidden channels are dealt: 8, 4 or 2, as many as can have 32 channels or more.
 
-    What was computed of a small map is still in the processor's cache when the next step asks for it.
+    They take no more padding than two maps have.
 
-    >>> number_of_maps(127), number_of_maps(85)
-    (8, 2)
+    >>> number_of_maps(255), number_of_maps(127), number_of_maps(85)
+    (8, 4, 2)
     """
-    return min((8, 4, 2), key=lambda maps: maps * places_of(hidden, maps))
-
-
-def places_of(hidden: int, maps: int) -> int:
-    """Channels of each of so many maps: enough for the hidden ones, and a multiple of 16, which kernels like."""
-    return -(-hidden // (16 * maps)) * 16
+    padded = -(-hidden // 32) * 32
+    return next((maps for maps in (8, 4) if padded % (16 * maps) == 0 and padded >= 32 * maps), 2)
 
 
 class PairedHalf(nn.Module):
     """One half of the hidden channels of an MDFFN, f of them, from the entry to the exit.
 
-    They are dealt out like cards: channel i goes to map i % maps, place i // maps. Neighbours are then in neighbouring
-    maps at the same place, but for one in the last map: the next channel is in the first map, a place further.
+    They are dealt out to maps like cards, so neighbours are in neighbouring maps at the same place, but from the last
+    map to the first: there the next one is a place further.
 
     The two branches make 2f answers, the 3x3 branch's f before the 5x5 branch's, and pairs are the answers 2i and
     2i + 1. Where f is even, both branches pair the same neighbours. Where it is odd, the 5x5 branch pairs the others,
@@ -201,8 +182,7 @@ class PairedHalf(nn.Module):
         unpaired = convolution(pairs, None, like=(near, far)[half], groups=2 * f)
 
         maps = number_of_maps(f)
-        places = places_of(f, maps)
-        hidden = F.pad(torch.arange(f), (0, maps * places - f), value=-1).view(places, maps).T.clone()
+        hidden = dealt_out(f, maps)
         if f % 2:
             hidden[-1, -1] = f - 1  # once more: a place further, it is beside channel 0
         self.entries = nn.ModuleList(rows(plain.project_in, shifted(of_map, half * f)) for of_map in hidden)
@@ -237,11 +217,6 @@ class PairedHalf(nn.Module):
                 onto = meeting(here, there, onto)
             here = there  # no more than three maps are alive
         return onto
-
-
-def shifted(numbers: Int64[Tensor, " n"], by: int) -> Int64[Tensor, " n"]:
-    """Numbers from `by` on instead of 0; -1 stays."""
-    return torch.where(numbers < 0, -1, numbers + by)
 
 
 class Meeting(nn.Module):

@@ -5,7 +5,10 @@ All is computed in double precision, once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
@@ -111,9 +114,30 @@ def columns(conv: nn.Conv2d, chosen: Int64[Tensor, " n"]) -> nn.Conv2d:
     return convolution(weight, None, like=conv)
 
 
-def pieces(number: int, *convs: nn.Conv2d) -> list[nn.Sequential]:
-    """A convolution and depthwise ones behind, as a chain for each equal share of the outputs; cut maps are copied."""
-    shares = torch.arange(convs[0].out_channels).chunk(number)
+def dealt_out(channels: int, maps: int) -> Int64[Tensor, "maps places"]:
+    """Numbers of channels dealt out to maps like cards: channel i goes to map i % maps, place i // maps.
+
+    The places are a multiple of 16, which kernels like; -1 is in those that are left.
+
+    >>> dealt_out(5, 2)[:, :4]
+    tensor([[ 0,  2,  4, -1],
+            [ 1,  3, -1, -1]])
+    """
+    places = -(-channels // (16 * maps)) * 16
+    return F.pad(torch.arange(channels), (0, maps * places - channels), value=-1).view(places, maps).T.clone()
+
+
+def shifted(numbers: Int64[Tensor, " *n"], by: int) -> Int64[Tensor, " *n"]:
+    """Numbers of channels from `by` on instead of 0; -1 stays none."""
+    return torch.where(numbers < 0, -1, numbers + by)
+
+
+def pieces(shares: Iterable[Int64[Tensor, " _"]], *convs: nn.Conv2d) -> list[nn.Sequential]:
+    """A convolution and depthwise ones behind, as a chain for each share of the outputs: maps that are cut are copied.
+
+    Args:
+        shares: numbers of outputs, as `rows` takes them.
+    """
     return [nn.Sequential(*(rows(conv, share) for conv in convs)) for share in shares]
 
 

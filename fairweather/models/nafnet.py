@@ -80,8 +80,9 @@ class _NAFBlock(nn.Module):
     def __init__(self, block: NAFBlock) -> None:
         super().__init__()
         self.norm1, self.norm2, self.attention = block.norm1, block.norm2, block.attention
-        self.depthwise1, self.depthwise2 = pieces(2, block.conv1, block.conv2)
-        self.gate1, self.gate2 = pieces(2, block.conv4)
+        halves = torch.arange(block.conv1.out_channels).chunk(2)
+        self.depthwise1, self.depthwise2 = pieces(halves, block.conv1, block.conv2)
+        self.gate1, self.gate2 = pieces(halves, block.conv4)
         self.conv3, self.conv5 = block.conv3, block.conv5
         for conv, scale in ((self.conv3, block.beta), (self.conv5, block.gamma)):
             set_bias(conv, bias_of(conv) * scale.double().flatten())

@@ -10,7 +10,7 @@ meets the picture, and takes its cosines in float32 at any precision. `restormer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleUNet, published_unet
-from fairweather.models.folding import pieces
+from fairweather.models.folding import columns, dealt_out, pieces, shifted
 from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
 
 
@@ -92,7 +92,9 @@ class MDTA(nn.Module):
 
     def inference_form(self) -> nn.Module:
         """Queries, keys and values are maps of their own: cut from one they would be copied."""
-        self.own = nn.ModuleList(pieces(3, self.qkv, self.qkv_dwconv))
+        self.own = nn.ModuleList(
+            pieces(torch.arange(self.qkv.out_channels).chunk(3), self.qkv, self.qkv_dwconv)
+        )
         self.qkv = self.qkv_dwconv = nn.Identity()  # type: ignore[assignment]
         return self
 
@@ -101,7 +103,19 @@ class MDTA(nn.Module):
         return logits.softmax(dim=-1)
 
 
-class GDFN(nn.Module):
+class FeedForward(nn.Module):
+    """What a TransformerBlock has behind its attention: maps (b, c, h, w) to maps of the same shape."""
+
+    def in_parts(self) -> Iterable[nn.Module]:
+        """Modules that together add what it gives to a map: y = part(x, y), in place.
+
+        Each has some of the hidden channels from entry to exit: small maps are still in the processor's cache when the
+        next step asks for them.
+        """
+        raise NotImplementedError
+
+
+class GDFN(FeedForward):
     """Gated-Dconv feed-forward network: half of the hidden channels gate the other half (equation 2).
 
     Args:
@@ -125,32 +139,35 @@ class GDFN(nn.Module):
         out: Tensor = self.project_out(F.gelu(gate) * value)
         return out
 
-    def inference_form(self) -> nn.Module:
-        """Both halves are maps of their own."""
-        return _GDFN(self)
+    def in_parts(self) -> Iterable[nn.Module]:
+        hidden = self.project_out.in_channels
+        for shown in dealt_out(hidden, 2 if hidden >= 64 else 1):
+            gate, value = pieces((shown, shifted(shown, hidden)), self.project_in, self.dwconv)
+            yield GatedPart(gate, value, columns(self.project_out, shown))
 
 
-class _GDFN(nn.Module):
-    """The inference form of GDFN."""
+class GatedPart(nn.Module):
+    """Some hidden channels of a GDFN: their gates, their values and their exit."""
 
-    def __init__(self, plain: GDFN) -> None:
+    def __init__(self, gate: nn.Module, value: nn.Module, leave: nn.Conv2d) -> None:
         super().__init__()
-        self.gate, self.value = pieces(2, plain.project_in, plain.dwconv)
-        self.project_out = plain.project_out
+        self.gate, self.value, self.leave = gate, value, leave
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        out: Tensor = self.project_out(F.gelu(self.gate(x)) * self.value(x))
-        return out
+    def forward(
+        self, x: Float[Tensor, "b c h w"], onto: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        return onto.add_(self.leave(F.gelu(self.gate(x)).mul_(self.value(x))))
 
 
 class TransformerBlock(nn.Module):
     """Restormer's block: attention across channels, then the feed-forward, each after a norm and residual.
 
     Args:
-        attn, ffn: maps of c channels to maps of c channels; Restormer's are MDTA and GDFN.
+        attn: maps of c channels to maps of c channels; Restormer's is MDTA.
+        ffn: Restormer's is GDFN.
     """
 
-    def __init__(self, channels: int, *, attn: nn.Module, ffn: nn.Module) -> None:
+    def __init__(self, channels: int, *, attn: nn.Module, ffn: FeedForward) -> None:
         super().__init__()
         self.norm1 = LayerNorm2d(channels, eps=1e-5)
         self.attn = attn
@@ -161,6 +178,25 @@ class TransformerBlock(nn.Module):
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.ffn(self.norm2(x))
         return out
+
+    def inference_form(self) -> nn.Module:
+        return BlockInParts(self)
+
+
+class BlockInParts(nn.Module):
+    """The inference form of TransformerBlock: the parts of the feed-forward add to the block's sum one by one."""
+
+    def __init__(self, plain: TransformerBlock) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2 = plain.norm1, plain.attn, plain.norm2
+        self.parts = nn.ModuleList(plain.ffn.in_parts())
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = x + self.attn(self.norm1(x))
+        y = self.norm2(x)
+        for part in self.parts:
+            x = part(y, x)
+        return x
 
 
 def transformer_blocks(number: int, channels: int, num_heads: int, expansion: float) -> nn.Sequential:

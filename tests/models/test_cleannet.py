@@ -119,13 +119,13 @@ def test_one_pair_mixes_the_branches_where_the_hidden_channels_are_odd() -> None
 
 
 @pytest.mark.parametrize(
-    ("hidden", "maps"), [(1, 2), (2, 2), (15, 2), (33, 4), (63, 4), (86, 2), (127, 8), (126, 8)]
+    ("hidden", "maps"), [(1, 2), (2, 2), (15, 2), (85, 2), (126, 4), (127, 4), (129, 2), (255, 8), (256, 8)]
 )
 def test_dealt_out_to_maps_hidden_channels_meet_as_before(hidden: int, maps: int) -> None:
     torch.manual_seed(0)
     block = frozen(SparseBlock(2, 1, hidden / 2)).double()
     fast, x = for_inference(block), torch.randn(2, 2, 6, 5, dtype=torch.float64)
-    assert [len(half.entries) for half in fast.halves] == [maps, maps]
+    assert [len(half.entries) for half in fast.parts] == [maps, maps]
     torch.testing.assert_close(fast(x), block(x), rtol=0, atol=1e-12)
 
 

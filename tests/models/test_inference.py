@@ -14,7 +14,7 @@ from fairweather.models.cleannet import SparseBlock
 from fairweather.models.inference import for_inference
 from fairweather.models.maxim import GatedMLP
 from fairweather.models.nafnet import NAFBlock
-from fairweather.models.restormer import GDFN
+from fairweather.models.restormer import transformer_blocks
 from fairweather.models.winograd import with_winograd
 
 # Small ones of the same parts, for the networks that take long.
@@ -55,7 +55,7 @@ def outputs(net: nn.Module, name: str, x: Tensor) -> list[Tensor]:
 
 BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "nafnet": (lambda: NAFBlock(16), (1, 16, 32, 24)),
-    "restormer": (lambda: GDFN(16, 2.66), (1, 16, 32, 24)),
+    "restormer": (lambda: transformer_blocks(1, 32, 2, 2.66), (1, 32, 32, 24)),
     "cleannet": (lambda: SparseBlock(16, 2, 2.66), (1, 16, 32, 24)),
     "maxim": (lambda: GatedMLP(16, 4, grid=False, bias=True), (1, 16, 24, 16)),
 }
