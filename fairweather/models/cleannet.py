@@ -49,12 +49,15 @@ def sparse_attention(
     >>> sparse_attention(torch.tensor([[[[1.0, 5.0, 0.0, 5.0]]]]), torch.tensor([1.0, 0.0, 0.0, 0.0]))
     tensor([[[[0.0000, 0.5000, 0.0000, 0.5000]]]])
     """
-    size = logits.shape[-1]
+    size = int(logits.shape[-1])
+    kept = logits.new_tensor([[i < size * above // below for i in range(size)] for above, below in SHARES])
     largest, order = logits.sort(dim=-1, descending=True)
-    mixed = torch.zeros_like(largest)
-    for weight, (above, below) in zip(mix, SHARES, strict=True):
-        kept = size * above // below
-        mixed = mixed + F.pad(weight * largest[..., :kept].softmax(dim=-1), (0, size - kept))
+    powers = (largest - largest[..., :1]).exp()
+    sums = (powers[..., None, :] * kept).sum(
+        dim=-1
+    )  # one for each softmax: 1 or more, as the first power is 1
+    shares = mix / sums.clamp_min(1)  # where none is kept
+    mixed = powers * (shares[..., None] * kept).sum(dim=-2)
     return torch.zeros_like(mixed).scatter(-1, order, mixed)
 
 
@@ -149,15 +152,16 @@ class SparseBlock(TransformerBlock):
 
 
 def number_of_maps(hidden: int) -> int:
-    """Into how many maps hidden channels are dealt: 8, 4 or 2, as many as can have 32 channels or more.
+    """Into how many maps hidden channels are dealt: 8, 4 or 2, with 32 channels or more, and no more padding than in 2.
 
-    They take no more padding than two maps have.
+    Fewer where there are many channels: there are few pixels then, so maps are small as they are.
 
-    >>> number_of_maps(255), number_of_maps(127), number_of_maps(85)
-    (8, 4, 2)
+    >>> [number_of_maps(hidden) for hidden in (85, 127, 255, 510, 1021)]
+    [2, 4, 8, 4, 2]
     """
     padded = -(-hidden // 32) * 32
-    return next((maps for maps in (8, 4) if padded % (16 * maps) == 0 and padded >= 32 * maps), 2)
+    most = min(padded // 32, 2048 // padded)
+    return next((maps for maps in (8, 4) if maps <= most and padded % (16 * maps) == 0), 2)
 
 
 class PairedHalf(nn.Module):

@@ -33,7 +33,7 @@ class LayerNorm2d(nn.LayerNorm):
         if torch.onnx.is_in_onnx_export():  # other libraries would copy the map for each permutation
             x = x - x.mean(dim=1, keepdim=True)
             length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-            scale = (length.square() / x.shape[1] + self.eps).rsqrt()
+            scale = (length.square() / len(self.weight) + self.eps).rsqrt()
             y: Tensor = x * scale * self.weight[:, None, None] + self.bias[:, None, None]
             return y
         # In channels-last memory both permutations are free and the norm reads contiguous rows.

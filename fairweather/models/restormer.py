@@ -70,19 +70,23 @@ class MDTA(nn.Module):
         self.own: nn.ModuleList | None = None  # of the inference form, one for each map
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        b, c, h, w = x.shape
+        b, c = (
+            int(size) for size in x.shape[:2]
+        )  # numbers: exported files would work sizes out anew each time
         query, key, v = self.maps(x)
         # Other libraries would copy a map to reshape it.
         if self.num_heads == 1 and torch.onnx.is_in_onnx_export():
-            q, k = (t.permute(0, 2, 3, 1).flatten(1, 2)[:, None].mT for t in (query, key))
+            q, k = (t.permute(0, 2, 3, 1).reshape(b, 1, -1, c).mT for t in (query, key))
         else:
-            q, k = (t.reshape(b, self.num_heads, -1, h * w) for t in (query, key))  # b heads c/heads h*w
+            q, k = (
+                t.reshape(b, self.num_heads, c // self.num_heads, -1) for t in (query, key)
+            )  # b heads c/heads h*w
         attention = self.attention(cosines(q, k) * self.temperature).to(v.dtype)  # b heads i j
         project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
         # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
-        weights = torch.einsum("ogi,bgij->bogj", project, attention).flatten(2)  # b o c
-        out = v.permute(0, 2, 3, 1).flatten(1, 2) @ weights.mT  # b h*w o, as channels-last memory has it
-        return out.mT.reshape(x.shape)
+        weights = torch.einsum("ogi,bgij->bogj", project, attention).reshape(b, c, c)  # b o c
+        out = v.permute(0, 2, 3, 1).reshape(b, -1, c) @ weights.mT  # b h*w o, as channels-last memory has it
+        return out.mT.reshape_as(x)
 
     def maps(self, x: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Queries, keys and values, each (b, c, h, w)."""

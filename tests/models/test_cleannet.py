@@ -119,7 +119,8 @@ def test_one_pair_mixes_the_branches_where_the_hidden_channels_are_odd() -> None
 
 
 @pytest.mark.parametrize(
-    ("hidden", "maps"), [(1, 2), (2, 2), (15, 2), (85, 2), (126, 4), (127, 4), (129, 2), (255, 8), (256, 8)]
+    ("hidden", "maps"),
+    [(1, 2), (2, 2), (15, 2), (85, 2), (126, 4), (127, 4), (129, 2), (255, 8), (256, 8), (511, 4)],
 )
 def test_dealt_out_to_maps_hidden_channels_meet_as_before(hidden: int, maps: int) -> None:
     torch.manual_seed(0)
