@@ -33,7 +33,7 @@ from fairweather.errors import (
 )
 from fairweather.files import cache_folder, written_whole
 from fairweather.metrics.psnr import psnr
-from fairweather.runtime import sharing
+from fairweather.runtime import memory_is_limited, sharing
 from fairweather.weights import sha256
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,13 @@ class Exported:
             ) from error
         return torch.from_numpy(result)[..., :height, :width]
 
+    def warm_up(self, *, half: bool) -> None:
+        """Compute a small picture, in bf16 as well if `half`: what is held from then on, a budget's rest is without."""
+        side = -(-max(self.facts.least, 64) // self.facts.multiple_of) * self.facts.multiple_of
+        pictures = [torch.zeros(1, 1 if x == "infrared" else 3, side, side) for x in self.facts.inputs]
+        for precision in {False, half}:
+            self(*pictures, half=precision)
+
 
 def backend_of(path: Path) -> str:
     """What an exported file is for.
@@ -244,6 +251,7 @@ def _onnx(path: Path, threads: int) -> tuple[str, Run]:
     options.intra_op_num_threads = threads
     # Threads that wait by spinning take the cores from those that work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = not memory_is_limited()  # it would keep all that a tile took
     options.log_severity_level = 4  # what fails is raised
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [x.name for x in session.get_inputs()]
@@ -261,7 +269,7 @@ FIXED = 2
 
 
 def _openvino(path: Path, threads: int) -> tuple[str, Run]:
-    """As `_onnx`. A shape that comes a second time gets the network compiled for it."""
+    """As `_onnx`. A shape that comes a second time gets the network compiled for it; with a memory budget none does."""
     import openvino
 
     text = path.read_text()
@@ -293,7 +301,7 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
         key: Any = tuple(x.shape for x in inputs), half
         with lock:
             seen[key] += 1
-            if seen[key] == 1 and key not in compiled:
+            if (seen[key] == 1 or memory_is_limited()) and key not in compiled:
                 key = None, half  # any shape
             if key not in compiled:
                 fixed = [k for k in compiled if k[0]]
@@ -303,8 +311,9 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
             net, idle = compiled[key]
             request = idle.pop() if idle else net.create_infer_request()
         output = np.array(request.infer(inputs)[0])
-        with lock:
-            idle.append(request)
+        if not memory_is_limited():
+            with lock:
+                idle.append(request)
         return output
 
     metadata = network.get_rt_info([KEY]).value if network.has_rt_info([KEY]) else ""

@@ -26,7 +26,7 @@ from fairweather.models.nitedr import NiteDR
 from fairweather.night import NightRestorer
 from fairweather.pipeline import Image, Restorer
 from fairweather.quantising import Calibration
-from fairweather.runtime import has_bf16, usual_device
+from fairweather.runtime import has_bf16, memory_is_limited, usual_device
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +170,8 @@ class _How(TypedDict):
 
 def _how(facts: Facts, exported: Exported | None, *, device: str, precision: str) -> _How:
     measured = None
+    if exported and memory_is_limited():
+        exported.warm_up(half=precision == "bf16")
     if precision == "bf16" and facts.sha256:
         backend = exported.backend if exported else "torch"
         versions = machine(*([backend] if exported else []))

@@ -44,7 +44,7 @@ def keep_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Hand what `keep_memory` kept back to the system: between two networks, whose pieces do not fit each other's."""
+    """Hand what `keep_memory` kept back to the system, whose pieces the next picture or network may not fit."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):  # no glibc
@@ -134,7 +134,7 @@ def share_cores(workers: int) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
-RECKONED = 0.85
+RECKONED = 0.8
 """Of a budget, what is given out; the rest goes on pieces that the allocator cannot use again."""
 _budget: float = math.inf
 _sharing = 1
@@ -168,6 +168,7 @@ def memory_for(device: str, *, beside: float = 0, least: float = 0) -> float:
     if not memory_is_limited() or not device.startswith("cpu"):
         return available_memory(device) / 2 / _sharing
     global _common
+    give_back_memory()
     taken = _common = min(taken_memory(), _common if _sharing > 1 else math.inf)
     left = (_budget * RECKONED - taken) / _sharing - beside
     if left < least:

@@ -355,9 +355,9 @@ def test_threads_are_those_of_torch(exported: dict[str, Path], monkeypatch: pyte
     assert asked["INFERENCE_PRECISION_HINT"] == "f32"  # it would take bf16 by itself
 
 
-def test_workers_compute_side_by_side_each_with_its_threads(
-    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The settings of all that OpenVINO compiles."""
     import openvino
 
     asked: list[dict[str, Any]] = []
@@ -369,6 +369,28 @@ def test_workers_compute_side_by_side_each_with_its_threads(
             return super().compile_model(net, device, settings)
 
     monkeypatch.setattr(openvino, "Core", Watched)
+    return asked
+
+
+def test_under_a_budget_what_computes_is_there_before_the_rest_is_reckoned(
+    exported: dict[str, Path], compiled: list[dict[str, Any]]
+) -> None:
+    """And nothing is compiled for one size, which would come on top."""
+    limit_memory(1e12)
+    try:
+        network = open_exported(exported["openvino"])
+        network.warm_up(half=True)
+        assert sorted(x["INFERENCE_PRECISION_HINT"] for x in compiled) == ["bf16", "f32"]
+        for _ in range(3):
+            network(torch.rand(1, 3, 24, 24))
+        assert len(compiled) == 2
+    finally:
+        limit_memory()
+
+
+def test_workers_compute_side_by_side_each_with_its_threads(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch, compiled: list[dict[str, Any]]
+) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     alone = open_exported(exported["openvino"])
     limit_memory(workers=2)
@@ -381,7 +403,7 @@ def test_workers_compute_side_by_side_each_with_its_threads(
     with ThreadPoolExecutor(2) as workers:
         for found, right in zip(workers.map(network, pictures), expected, strict=True):
             torch.testing.assert_close(found, right, rtol=0, atol=1e-5)
-    told = [(settings["NUM_STREAMS"], settings["INFERENCE_NUM_THREADS"]) for settings in asked]
+    told = [(settings["NUM_STREAMS"], settings["INFERENCE_NUM_THREADS"]) for settings in compiled]
     assert set(told) == {(1, 3), (2, 6)}
 
 

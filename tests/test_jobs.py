@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -1154,6 +1156,23 @@ def test_what_other_workers_hold_is_in_their_parts_of_the_budget(monkeypatch: py
         assert [memory_for("cpu") for _ in range(3)] == [(RECKONED * 1000e6 - 300e6) / 2] * 3
     finally:
         limit_memory()
+
+
+def test_what_the_allocator_kept_is_not_taken_from_the_next_picture() -> None:
+    """In a process of its own, as the allocator's settings stay."""
+    code = """if True:
+        import torch
+        from fairweather.runtime import keep_memory, limit_memory, memory_for, taken_memory
+
+        keep_memory()
+        before = taken_memory()
+        pieces = [torch.ones(2**18) for _ in range(400)]  # a megabyte each
+        del pieces
+        assert taken_memory() > before + 300 * 2**20, "it is kept"
+        limit_memory(2 * before + 200 * 2**20)
+        assert memory_for("cpu", least=100 * 2**20) > 0
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_tiles_of_a_fusion_keep_to_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
