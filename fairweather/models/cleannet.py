@@ -53,10 +53,8 @@ def sparse_attention(
     kept = logits.new_tensor([[i < size * above // below for i in range(size)] for above, below in SHARES])
     largest, order = logits.sort(dim=-1, descending=True)
     powers = (largest - largest[..., :1]).exp()
-    sums = (powers[..., None, :] * kept).sum(
-        dim=-1
-    )  # one for each softmax: 1 or more, as the first power is 1
-    shares = mix / sums.clamp_min(1)  # where none is kept
+    sums = (powers[..., None, :] * kept).sum(dim=-1)  # of each softmax; the first power is 1
+    shares = mix / sums.clamp_min(1)  # less than 1 where none is kept
     mixed = powers * (shares[..., None] * kept).sum(dim=-2)
     return torch.zeros_like(mixed).scatter(-1, order, mixed)
 
@@ -154,7 +152,8 @@ class SparseBlock(TransformerBlock):
 def number_of_maps(hidden: int) -> int:
     """Into how many maps hidden channels are dealt: 8, 4 or 2, with 32 channels or more, and no more padding than in 2.
 
-    Fewer where there are many channels: there are few pixels then, so maps are small as they are.
+    Fewer where there are many channels: there are few pixels then, so maps are small as they are. For a CPU's caches;
+    other devices would start more kernels for nothing.
 
     >>> [number_of_maps(hidden) for hidden in (85, 127, 255, 510, 1021)]
     [2, 4, 8, 4, 2]
@@ -185,7 +184,7 @@ class PairedHalf(nn.Module):
         pairs = (plain.dwconv3x3_1, plain.dwconv5x5_1)[half].weight.double().flatten(0, 1)[:, None]
         unpaired = convolution(pairs, None, like=(near, far)[half], groups=2 * f)
 
-        maps = number_of_maps(f)
+        maps = number_of_maps(f) if plain.project_in.weight.device.type == "cpu" else 2
         hidden = dealt_out(f, maps)
         if f % 2:
             hidden[-1, -1] = f - 1  # once more: a place further, it is beside channel 0

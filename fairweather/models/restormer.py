@@ -70,17 +70,14 @@ class MDTA(nn.Module):
         self.own: nn.ModuleList | None = None  # of the inference form, one for each map
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        b, c = (
-            int(size) for size in x.shape[:2]
-        )  # numbers: exported files would work sizes out anew each time
+        b, c = map(int, x.shape[:2])  # numbers: exported files would work sizes out anew each time
         query, key, v = self.maps(x)
         # Other libraries would copy a map to reshape it.
         if self.num_heads == 1 and torch.onnx.is_in_onnx_export():
             q, k = (t.permute(0, 2, 3, 1).reshape(b, 1, -1, c).mT for t in (query, key))
         else:
-            q, k = (
-                t.reshape(b, self.num_heads, c // self.num_heads, -1) for t in (query, key)
-            )  # b heads c/heads h*w
+            each = c // self.num_heads
+            q, k = (t.reshape(b, self.num_heads, each, -1) for t in (query, key))  # b heads c/heads h*w
         attention = self.attention(cosines(q, k) * self.temperature).to(v.dtype)  # b heads i j
         project = self.project_out.weight.view(c, self.num_heads, -1)  # o heads i
         # project_out(attention @ v), the two small matrices first: one pass over the map instead of two.
@@ -145,7 +142,8 @@ class GDFN(FeedForward):
 
     def in_parts(self) -> Iterable[nn.Module]:
         hidden = self.project_out.in_channels
-        for shown in dealt_out(hidden, 2 if hidden >= 64 else 1):
+        is_cached = self.project_in.weight.device.type == "cpu" and hidden >= 64
+        for shown in dealt_out(hidden, 2 if is_cached else 1):
             gate, value = pieces((shown, shifted(shown, hidden)), self.project_in, self.dwconv)
             yield GatedPart(gate, value, columns(self.project_out, shown))
 
