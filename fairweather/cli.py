@@ -18,6 +18,7 @@ import typer
 
 from fairweather import __version__
 from fairweather.errors import FairweatherError, MissingExtraError, UsageError
+from fairweather.runtime import wait_asleep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,6 +66,7 @@ def fairweather(
 
 def main() -> None:
     """Run the command line; errors become one line on stderr and their exit code."""
+    wait_asleep()
     try:
         sys.exit(app(standalone_mode=False))
     except FairweatherError as error:

@@ -26,6 +26,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _NEVER = 2**31 - 1
 
 
+SPINS = "1000"
+"""Some microseconds; GNU's OpenMP spins for milliseconds where there are as many threads as cores."""
+
+
+def wait_asleep() -> None:
+    """Let threads of OpenMP that wait for others sleep soon, unless the user's settings say how they wait.
+
+    On a busy core a thread that spins keeps another program, and so the thread it waits for, from running. To be called
+    before torch is loaded.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
 def keep_memory() -> None:
     """Tell glibc's allocator to keep freed memory instead of handing it back to the system.
 

@@ -880,6 +880,31 @@ def test_the_version_is_that_of_the_package(fairweather: Run) -> None:
     assert (ended.code, ended.out.strip()) == (0, importlib.metadata.version("fairweather"))
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_threads_that_wait_sleep_unless_told_otherwise(
+    given: dict[str, str], expected: dict[str, str], fairweather: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+    for name in settings:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert fairweather("--version").code == 0
+    assert {name: os.environ[name] for name in settings if name in os.environ} == expected
+
+
+def test_torch_is_not_loaded_before_threads_know_how_to_wait() -> None:
+    code = "import sys, fairweather.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_budget_that_is_too_small_says_what_would_do(fairweather: Run) -> None:
     noisy("a.png")
     ended = fairweather("denoise", "a.png", "--memory-budget", "10MB")
