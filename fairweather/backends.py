@@ -158,13 +158,6 @@ class Exported:
             ) from error
         return torch.from_numpy(result)[..., :height, :width]
 
-    def warm_up(self, *, half: bool) -> None:
-        """Compute a small picture, in bf16 as well if `half`: what is held from then on, a budget's rest is without."""
-        side = -(-max(self.facts.least, 64) // self.facts.multiple_of) * self.facts.multiple_of
-        pictures = [torch.zeros(1, 1 if x == "infrared" else 3, side, side) for x in self.facts.inputs]
-        for precision in {False, half}:
-            self(*pictures, half=precision)
-
 
 def backend_of(path: Path) -> str:
     """What an exported file is for.
@@ -278,6 +271,7 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
     core = openvino.Core()
     network = core.read_model(path)
     streams = sharing()  # workers compute side by side, each with as many threads
+    frugal = memory_is_limited()
     seen: Counter[Any] = Counter()
     # Each with its requests that are idle, which have buffers of their own.
     compiled: dict[Any, tuple[Any, list[Any]]] = {}
@@ -301,7 +295,7 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
         key: Any = tuple(x.shape for x in inputs), half
         with lock:
             seen[key] += 1
-            if (seen[key] == 1 or memory_is_limited()) and key not in compiled:
+            if (seen[key] == 1 or frugal) and key not in compiled:
                 key = None, half  # any shape
             if key not in compiled:
                 fixed = [k for k in compiled if k[0]]
@@ -311,7 +305,7 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
             net, idle = compiled[key]
             request = idle.pop() if idle else net.create_infer_request()
         output = np.array(request.infer(inputs)[0])
-        if not memory_is_limited():
+        if not frugal:
             with lock:
                 idle.append(request)
         return output

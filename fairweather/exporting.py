@@ -275,23 +275,24 @@ def _write_openvino(path: Path, facts: Facts) -> None:
 
 
 def _pictures(facts: Facts, height: int, width: int) -> list[Tensor]:
-    """Made-up pictures for its inputs: soft, with a little noise."""
+    """Made-up pictures for its inputs, padded as our pipeline does: soft, with a little noise."""
     generator = torch.Generator().manual_seed(height * 1000 + width)
     pictures = []
     for name in facts.inputs:
         channels = 1 if name == "infrared" else 3
         soft = torch.rand(1, channels, height // 16 + 2, width // 16 + 2, generator=generator)
         noise = torch.rand(1, channels, height, width, generator=generator)
-        pictures.append(F.interpolate(soft, (height, width), mode="bilinear") * 0.9 + noise * 0.1)
+        picture = F.interpolate(soft, (height, width), mode="bilinear") * 0.9 + noise * 0.1
+        pictures.append(pad_to_multiple(picture, facts.multiple_of))
     return pictures
 
 
 @torch.inference_mode()
 def _differences(exported: Exported, function: TensorFunction) -> dict[tuple[int, int], float]:
-    """The largest difference from torch at each of SIZES, padded as our pipeline does."""
+    """The largest difference from torch at each of SIZES."""
     found = {}
     for size in SIZES:
-        pictures = [pad_to_multiple(x, exported.facts.multiple_of) for x in _pictures(exported.facts, *size)]
+        pictures = _pictures(exported.facts, *size)
         try:
             y = exported(*pictures)
         except BackendError as error:
@@ -353,6 +354,12 @@ def _sources() -> str:
     return digest_of(*(sha256(file) for file in files))
 
 
+def warm_up(exported: Exported, *, half: bool) -> None:
+    """Compute small pictures, in bf16 as well if `half`: what is held from then on, a budget's rest is without."""
+    for precision in {False, half}:
+        exported(*_pictures(exported.facts, *SIZES[0]), half=precision)
+
+
 # Choosing --------------------------------------------------------------------------------------------------------
 
 TRIAL = 256
@@ -399,10 +406,7 @@ def _timed(net: nn.Module, facts: Facts, names: list[str], precision: str, tell:
     """Seconds that each back end takes for a tile; without those that the network cannot be exported for."""
     half = precision == "bf16"
     function = tensor_function(for_inference(net), facts.model)
-    pictures = [
-        pad_to_multiple(x, facts.multiple_of).contiguous(memory_format=torch.channels_last)
-        for x in _pictures(facts, TRIAL, TRIAL)
-    ]
+    pictures = [x.contiguous(memory_format=torch.channels_last) for x in _pictures(facts, TRIAL, TRIAL)]
     computing: dict[str, Callable[..., Tensor]] = {"torch": function}
     for name in names:
         if name != "torch":

@@ -17,7 +17,15 @@ from fairweather import weights
 from fairweather.auto import AutoRestorer
 from fairweather.backends import SUFFIXES, Exported, Facts, Kept, check_backend, is_there, open_exported
 from fairweather.errors import MissingExtraError, UsageError, WeightsError, unknown_name
-from fairweather.exporting import Export, exported_for, facts_of, machine, tensor_function, write_exported
+from fairweather.exporting import (
+    Export,
+    exported_for,
+    facts_of,
+    machine,
+    tensor_function,
+    warm_up,
+    write_exported,
+)
 from fairweather.models import MODELS, choose_weights, create_model, from_file
 from fairweather.models.evidence import WITNESSES
 from fairweather.models.fusionnet import FusionNet
@@ -171,7 +179,7 @@ class _How(TypedDict):
 def _how(facts: Facts, exported: Exported | None, *, device: str, precision: str) -> _How:
     measured = None
     if exported and memory_is_limited():
-        exported.warm_up(half=precision == "bf16")
+        warm_up(exported, half=precision == "bf16")
     if precision == "bf16" and facts.sha256:
         backend = exported.backend if exported else "torch"
         versions = machine(*([backend] if exported else []))

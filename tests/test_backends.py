@@ -379,7 +379,7 @@ def test_under_a_budget_what_computes_is_there_before_the_rest_is_reckoned(
     limit_memory(1e12)
     try:
         network = open_exported(exported["openvino"])
-        network.warm_up(half=True)
+        exporting.warm_up(network, half=True)
         assert sorted(x["INFERENCE_PRECISION_HINT"] for x in compiled) == ["bf16", "f32"]
         for _ in range(3):
             network(torch.rand(1, 3, 24, 24))

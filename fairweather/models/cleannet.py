@@ -191,11 +191,10 @@ class PairedHalf(nn.Module):
         self.entries = nn.ModuleList(rows(plain.project_in, shifted(of_map, half * f)) for of_map in hidden)
         self.meetings = nn.ModuleList()
         for number in range(maps):
-            met = nn.ModuleList()
+            met, is_last = nn.ModuleList(), number == maps - 1
             for conv, first_answer in ((near, 0), (both, f)):
                 left = shifted(hidden[number], first_answer)
                 right = shifted(hidden[(number + 1) % maps], first_answer)
-                is_last = number == maps - 1
                 if is_last:
                     left = torch.cat((torch.tensor([f - 1]), left[:-1]))
                 is_pair = (left % 2 == 0) & (right == left + 1)
