@@ -128,8 +128,30 @@ class _Up(nn.Module):
         return out
 
 
+class GatedFusion(nn.Module):
+    """The bottleneck's maps beside themselves gated by the style vector, mixed by a 1x1 convolution.
+
+    Both maps are one, so that both halves of the weights become one for each picture: half of the multiplications.
+
+    >>> fusion, b, vector = GatedFusion(8, 6), torch.rand(1, 8, 5, 4), torch.rand(1, 128)
+    >>> gated = b * fusion.gate(vector)[:, :, None, None]
+    >>> torch.testing.assert_close(fusion(b, vector), fusion.mix(torch.cat([b, gated], dim=1)))
+    """
+
+    def __init__(self, channels: int, cout: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(128, channels)
+        self.mix = nn.Conv2d(2 * channels, cout, 1, bias=False)
+
+    def forward(self, b: Float[Tensor, "b c h w"], vector: Float[Tensor, "b 128"]) -> Float[Tensor, "b o h w"]:
+        plain, gated = self.mix.weight.flatten(1).chunk(2, dim=1)  # o c each
+        weight = plain + gated * self.gate(vector)[:, None]  # b o c
+        y: Tensor = b.permute(0, 2, 3, 1).flatten(1, 2) @ weight.mT  # b n o
+        return y.unflatten(1, b.shape[-2:]).permute(0, 3, 1, 2)
+
+
 class ConStyleRestorer(nn.Module):
-    """What every network conditioned by ConStyle has: the encoder, the convolutions on its maps, and the gate.
+    """What every network conditioned by ConStyle has: the encoder, the convolutions on its maps, and the gated fusion.
 
     A network of this kind adds its own parts and `restore`.
 
@@ -148,7 +170,7 @@ class ConStyleRestorer(nn.Module):
         self.affine = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, width, 1, bias=False), activation(width)) for c in (32, 64, 128)
         )
-        self.gate = nn.Linear(128, 4 * width)
+        self.fusion = GatedFusion(4 * width, 3 * width)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Restore a picture of any size: padded by reflection to the multiple, cropped back."""
@@ -162,10 +184,6 @@ class ConStyleRestorer(nn.Module):
     def maps(self, style: Style) -> list[Tensor]:
         """a0, a1, a2: the feature maps at d channels, for `Down` at 1/2, 1/4 and 1/8."""
         return [affine(f) for affine, f in zip(self.affine, style.features, strict=True)]
-
-    def gated(self, b: Float[Tensor, "b c h w"], style: Style) -> Float[Tensor, "b 2*c h w"]:
-        """The bottleneck's 4d channels beside themselves gated by the vector."""
-        return torch.cat([b, b * self.gate(style.vector)[:, :, None, None]], dim=1)
 
 
 class ConStyleUNet(ConStyleRestorer):
@@ -203,7 +221,6 @@ class ConStyleUNet(ConStyleRestorer):
         self.encoder1, self.encoder2, self.encoder3, self.bottom = stages[:4]
         self.decoder3, self.decoder2, self.decoder1 = stages[4:]
         self.down1, self.down2, self.down3 = Down(d), Down(2 * d), Down(3 * d)
-        self.fusion = nn.Conv2d(8 * d, 3 * d, 1, bias=False)
         self.up3 = Up(3 * d, 3 * d, 4 * d)
         self.up2 = Up(4 * d, 2 * d, 3 * d)
         self.up1 = Up(3 * d, d, 2 * d)
@@ -214,7 +231,7 @@ class ConStyleUNet(ConStyleRestorer):
         e2 = self.encoder2(self.down1(e1, a0))  # 2d at 1/2
         e3 = self.encoder3(self.down2(e2, a1))  # 3d at 1/4
         b = self.bottom(self.down3(e3, a2))  # 4d at 1/8
-        y = self.fusion(self.gated(b, style))  # 3d
+        y = self.fusion(b, style.vector)  # 3d
         y = self.decoder3(self.up3(y, e3))  # 4d at 1/4
         y = self.decoder2(self.up2(y, e2))  # 3d at 1/2
         y = self.decoder1(self.up1(y, e1))  # 2d
@@ -227,13 +244,13 @@ class ConStyleUNet(ConStyleRestorer):
 _PUBLISHED = {
     "ConStyle.encoder_q.": "constyle.",
     "AffineTransform": "affine.",
-    "mlp.0.": "gate.",
+    "mlp.0.": "fusion.gate.",
     "Preprocess_Module.": "entry.",
     "Finetune_Module.": "exit.",
     "Process_Module_l": "encoder",
     "Process_Module_r": "decoder",
     "Process_Module_bottom.": "bottom.",
-    "local_fusion.": "fusion.",
+    "local_fusion.": "fusion.mix.",
 }
 _TRAINING_ONLY = ("ConStyle.encoder_k.", "ConStyle.queue")
 

@@ -400,7 +400,6 @@ class ConStyleMAXIM(ConStyleRestorer):
         self.encoder3 = block(4 * d, 3 * d, SIZES[2])
         self.down1, self.down2, self.down3 = Down(d), Down(2 * d), Down(3 * d)
         self.bottom = nn.Sequential(*(block(4 * d, 4 * d, DEEPEST, dense=True) for _ in range(bottlenecks)))
-        self.fusion = nn.Conv2d(8 * d, 3 * d, 1, bias=False)
         self.sources = nn.ModuleList(
             Join([nn.Identity(), *projections((2 * d, 3 * d), d, bias=False)]) for _ in SIZES
         )
@@ -422,7 +421,7 @@ class ConStyleMAXIM(ConStyleRestorer):
         e2 = self.encoder2(torch.cat([self.down1(e1, a0), s1], dim=1))  # 2d at 1/2
         e3 = self.encoder3(torch.cat([self.down2(e2, a1), s2], dim=1))  # 3d at 1/4
         b = self.bottom(self.down3(e3, a2))  # 4d at 1/8
-        y = self.fusion(self.gated(b, style))  # 3d
+        y = self.fusion(b, style.vector)  # 3d
         skips = gated_skips([e1, e2, e3], y, self.sources, self.gates)  # d each
         for up, decoder in (
             (self.up3, self.decoder3),  # 3d at 1/4

@@ -335,7 +335,7 @@ _PLAIN = {
     "upsample_": "ups.",
     "decoderlayer_": "decoders.",
 }
-_CONDITIONED = {"entry.proj.": "entry.", "exit.proj.0.": "exit.", "fusion.fusion.": "fusion."}
+_CONDITIONED = {"entry.proj.": "entry.", "exit.proj.0.": "exit.", "fusion.mix.fusion.": "fusion.mix."}
 _INNER = {
     ".blocks.": ".",
     ".conv.0.": ".",

@@ -22,7 +22,7 @@ INNER = {
         "decoders.1": "stage_0_decoder_block_1@s16",
     },
     "constyle_maxim": {
-        "gate": "mlp",
+        "fusion.gate": "mlp",
         "encoder3": "Process_Module_l3@s8",
         "bottom": "Process_Module_bottom@s4",
         "fusion": "local_fusion@s4",

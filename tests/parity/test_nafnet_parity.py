@@ -53,7 +53,7 @@ def test_constyle_nafnet_inner_values(conditioned: torch.nn.Module) -> None:
     style = conditioned.constyle(case["in_64x64"])
     assert off(style.hidden, case["mid_64x64/ConStyle.q0"]) < TOLERANCE
     assert off(style.vector, case["mid_64x64/ConStyle.q1"]) < TOLERANCE
-    assert off(conditioned.gate(style.vector), case["mid_64x64/mlp"]) < TOLERANCE
+    assert off(conditioned.fusion.gate(style.vector), case["mid_64x64/mlp"]) < TOLERANCE
 
 
 @torch.inference_mode()

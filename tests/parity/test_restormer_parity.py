@@ -64,7 +64,7 @@ def test_conditioning_equals_the_original(conditioned: torch.nn.Module) -> None:
     style = conditioned.constyle(case["in_64x64"])
     affine = conditioned.affine[2](style.features[2])  # with PReLU's own slopes
     assert off(affine[..., ::4, ::4], case["mid_64x64/AffineTransform2@s4"]) < TOLERANCE
-    assert off(conditioned.gate(style.vector), case["mid_64x64/mlp"]) < TOLERANCE
+    assert off(conditioned.fusion.gate(style.vector), case["mid_64x64/mlp"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["plain", "irconstyle"])
