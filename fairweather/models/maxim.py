@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.constyle import ConStyleRestorer, Down, Style, published_unet
+from fairweather.models.folding import bias_of, merged, part, set_bias
 from fairweather.models.layers import at_least_float32, pad_to_multiple
 
 SIZES = (16, 16, 8)
@@ -31,6 +33,123 @@ MULTIPLE = 64
 """What both sides of a picture must be multiples of inside: 8 at 1/8 asks for most."""
 
 norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+# Joining maps -----------------------------------------------------------------------------------------------------
+
+
+def resized(x: Float[Tensor, "b c h1 w1"], like: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h2 w2"]:
+    """x, bilinear with antialiasing, at the size of another map."""
+    size = like.shape[-2:]
+    if x.shape[-2:] == size:
+        return x
+    y = F.interpolate(
+        at_least_float32(x), size=size, mode="bilinear", antialias=True
+    )  # bf16 on a CPU has none
+    return y.to(x.dtype)
+
+
+class Join(nn.Module):
+    """Maps of several levels brought to the size of one of them, joined, and mixed by a 1x1 convolution.
+
+    Args:
+        sources: channels of each map. channels: of the result.
+        projected: numbers of the maps that go through a 1x1 convolution of their own, to `channels` channels, before
+            they are joined.
+        at: number of the map whose size the result has.
+
+    >>> join = Join((4, 8), 6, projected=(1,), bias=True)
+    >>> join(torch.rand(1, 4, 16, 12), torch.rand(1, 8, 8, 6)).shape
+    torch.Size([1, 6, 16, 12])
+    """
+
+    def __init__(
+        self,
+        sources: tuple[int, ...],
+        channels: int,
+        *,
+        projected: tuple[int, ...] = (),
+        at: int = 0,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.at = at
+        self.widths: list[int] = [channels if i in projected else c for i, c in enumerate(sources)]
+        self.projections = nn.ModuleList(
+            nn.Conv2d(c, channels, 1, bias=bias) if i in projected else nn.Identity()
+            for i, c in enumerate(sources)
+        )
+        self.mix = nn.Conv2d(sum(self.widths), channels, 1, bias=bias)
+
+    def forward(self, *maps: Float[Tensor, "b _ _ _"]) -> Float[Tensor, "b c h w"]:
+        like = maps[self.at]
+        ready = [brought(x, p, like) for x, p in zip(maps, self.projections, strict=True)]
+        out: Tensor = self.mix(torch.cat(ready, dim=1))
+        return out
+
+    def inference_form(self) -> nn.Module:
+        """Each map goes through one convolution, at its own size where that is smaller, and nothing is joined."""
+        return _Join(self)
+
+
+class _Join(nn.Module):
+    """The inference form of a Join. Resampling's weights sum to 1, so that biases may come before it."""
+
+    def __init__(self, join: Join) -> None:
+        super().__init__()
+        self.at = join.at
+        ends = list(accumulate(join.widths))
+        parts = [part(join.mix, end - width, end) for end, width in zip(ends, join.widths, strict=True)]
+        self.convs = nn.ModuleList(
+            merged(projection, mix) if isinstance(projection, nn.Conv2d) else mix
+            for projection, mix in zip(join.projections, parts, strict=True)
+        )
+        if join.mix.bias is not None:
+            conv = self.convs[self.at]
+            assert isinstance(conv, nn.Conv2d)
+            set_bias(conv, bias_of(conv) + bias_of(join.mix))
+
+    def forward(self, *maps: Float[Tensor, "b _ _ _"]) -> Float[Tensor, "b c h w"]:
+        like = maps[self.at]
+        out: Tensor = self.convs[self.at](like)
+        for number, (x, conv) in enumerate(zip(maps, self.convs, strict=True)):
+            if number != self.at:
+                out = out + brought(x, conv, like)
+        return out
+
+
+def brought(
+    x: Float[Tensor, "b i h1 w1"], project: nn.Module, like: Float[Tensor, "b _ h2 w2"]
+) -> Float[Tensor, "b c h2 w2"]:
+    """x through a 1x1 projection, resized to another map's size.
+
+    Both may change places: the projection comes where the map is smaller.
+    """
+    if x.shape[-1] > like.shape[-1]:
+        small: Tensor = project(resized(x, like))
+        return small
+    return resized(project(x), like)
+
+
+class Up(nn.Sequential):
+    """A transposed convolution that doubles the size, and a 1x1 convolution."""
+
+    def __init__(self, cin: int, channels: int, *, bias: bool) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(cin, channels, 2, stride=2, bias=bias),
+            nn.Conv2d(channels, channels, 1, bias=bias),
+        )
+
+    def inference_form(self) -> nn.Module:
+        """One transposed convolution."""
+        up, mix = self
+        assert isinstance(up, nn.ConvTranspose2d)
+        assert isinstance(mix, nn.Conv2d)
+        outer = mix.weight.double().flatten(1)  # out mid
+        if up.bias is not None:
+            up.bias.copy_(outer @ up.bias.double() + bias_of(mix))
+        up.weight.copy_(torch.einsum("om,imhw->iohw", outer, up.weight.double()))
+        return up
 
 
 # Blocks; b h w c inside, as their linear layers need ---------------------------------------------------------------
@@ -213,18 +332,18 @@ class RDCAB(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """A 1x1 convolution, and on its result twice an MAB and channel attention, with one residual around the four.
+    """Maps joined, and on the result twice an MAB and channel attention, with one residual around the four.
 
     Args:
-        cin: channels of the maps that were joined. channels: of the result.
+        join: brings the maps together, in `channels` channels.
         size: side of blocks and grids.
         dense: RDCABs, as at the bottom of the U, instead of RCABs.
         bias: of every layer that has no rule of its own.
     """
 
-    def __init__(self, cin: int, channels: int, size: int, *, dense: bool = False, bias: bool) -> None:
+    def __init__(self, join: nn.Module, channels: int, size: int, *, dense: bool = False, bias: bool) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(cin, channels, 1, bias=bias or dense)
+        self.join = join
         attention = RDCAB if dense else RCAB
         self.blocks = nn.Sequential(
             MAB(channels, size, bias=bias),
@@ -233,8 +352,8 @@ class UNetBlock(nn.Module):
             attention(channels, bias=bias),
         )
 
-    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h w"]:
-        y = channels_last(self.proj(x)).contiguous()
+    def forward(self, *maps: Float[Tensor, "b _ _ _"]) -> Float[Tensor, "b c h w"]:
+        y = channels_last(self.join(*maps)).contiguous()
         return channels_first(y + self.blocks(y))
 
 
@@ -242,26 +361,26 @@ class CrossGating(nn.Module):
     """Cross gating block: encoder features x and a signal y from the level below gate each other.
 
     Args:
-        cin: channels of x. csignal: channels of y, which comes at half the size of x.
+        join: makes x of the encoder's maps, in `channels` channels.
+        csignal: channels of y, which comes at half the size of x.
         channels: of both results, the skip and the signal for the level above.
         size: side of blocks and grids.
     """
 
-    def __init__(self, cin: int, csignal: int, channels: int, size: int, *, bias: bool) -> None:
+    def __init__(self, join: Join, csignal: int, channels: int, size: int, *, bias: bool) -> None:
         super().__init__()
         c = channels
-        self.up = nn.ConvTranspose2d(csignal, c, 2, stride=2, bias=bias)
-        self.proj_x, self.proj_y = nn.Conv2d(cin, c, 1, bias=bias), nn.Conv2d(c, c, 1, bias=bias)
+        self.join, self.up = join, Up(csignal, c, bias=bias)
         self.norm_x, self.norm_y = norm(c), norm(c)
         self.in_project_x, self.in_project_y = nn.Linear(c, c, bias=bias), nn.Linear(c, c, bias=bias)
         self.gate_x, self.gate_y = gating_weights(c, size, bias=bias), gating_weights(c, size, bias=bias)
         self.out_project_x, self.out_project_y = nn.Linear(c, c, bias=bias), nn.Linear(c, c, bias=bias)
 
     def forward(
-        self, x: Float[Tensor, "b i h w"], signal: Float[Tensor, "b s h//2 w//2"]
+        self, encoded: list[Tensor], signal: Float[Tensor, "b s h2 w2"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        x0 = channels_last(self.proj_x(x)).contiguous()
-        y0 = channels_last(self.proj_y(self.up(signal))).contiguous()
+        x0 = channels_last(self.join(*encoded)).contiguous()
+        y0 = channels_last(self.up(signal)).contiguous()
         x1 = F.gelu(self.in_project_x(self.norm_x(x0)))
         y1 = F.gelu(self.in_project_y(self.norm_y(y0)))
         y = self.out_project_y(y1 * self.gate_x(x1)) + y0
@@ -281,43 +400,13 @@ def pyramid(x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
     return x, x[..., 1::2, 1::2], x[..., 2::4, 2::4]
 
 
-def resized(x: Float[Tensor, "b c h1 w1"], like: Float[Tensor, "b d h2 w2"]) -> Float[Tensor, "b c h2 w2"]:
-    """x, bilinear with antialiasing, at the size of another map."""
-    size = like.shape[-2:]
-    if x.shape[-2:] == size:
-        return x
-    y = F.interpolate(
-        at_least_float32(x), size=size, mode="bilinear", antialias=True
-    )  # bf16 on a CPU has none
-    return y.to(x.dtype)
-
-
-def projections(sources: tuple[int, ...], channels: int, *, bias: bool) -> list[nn.Conv2d]:
-    """A 1x1 convolution for each map that a `Join` takes."""
-    return [nn.Conv2d(c, channels, 1, bias=bias) for c in sources]
-
-
-class Join(nn.ModuleList):
-    """Maps of several levels, ready to be joined at the size of one: each resized, and through its own projection.
-
-    Resampling and a 1x1 projection may change places: the projection comes where the map is smaller.
-    """
-
-    def forward(self, maps: list[Tensor], like: Float[Tensor, "b c h w"]) -> list[Tensor]:
-        return [
-            project(resized(x, like)) if x.shape[-1] > like.shape[-1] else resized(project(x), like)
-            for x, project in zip(maps, self, strict=True)
-        ]
-
-
 def gated_skips(
-    encoded: list[Tensor], signal: Float[Tensor, "b c h w"], sources: nn.ModuleList, gates: nn.ModuleList
+    encoded: list[Tensor], signal: Float[Tensor, "b c h w"], gates: nn.ModuleList
 ) -> list[Tensor]:
     """The skips, deepest first: at each level all encoder maps are joined and gated by the level below."""
     skips: list[Tensor] = []
-    for level in reversed(range(len(encoded))):
-        x = torch.cat(sources[level](encoded, encoded[level]), dim=1)
-        skip, signal = gates[level](x, signal)
+    for gate in reversed(gates):
+        skip, signal = gate(encoded, signal)
         skips.append(skip)
     return skips
 
@@ -346,19 +435,23 @@ class MAXIM(nn.Module):
         block = partial(UNetBlock, bias=True)
         self.inputs = nn.ModuleList(nn.Conv2d(3, c, 3, padding=1) for c in widths)
         self.encoders = nn.ModuleList(
-            block(a + c, c, s) for a, c, s in zip(above, widths, SIZES, strict=True)
+            block(Join((a, c), c, bias=True), c, s) for a, c, s in zip(above, widths, SIZES, strict=True)
         )
         self.downs = nn.ModuleList(nn.Conv2d(c, c, 4, stride=2, padding=1) for c in widths)
-        self.bottom = nn.Sequential(*(block(c3, c3, DEEPEST, dense=True) for _ in range(bottlenecks)))
-        self.sources = nn.ModuleList(Join(projections(widths, c, bias=True)) for c in widths)
+        self.bottom = nn.Sequential(
+            *(block(Join((c3,), c3, bias=True), c3, DEEPEST, dense=True) for _ in range(bottlenecks))
+        )
         self.gates = nn.ModuleList(
-            CrossGating(3 * c, b, c, s, bias=True) for c, b, s in zip(widths, below, SIZES, strict=True)
+            CrossGating(Join(widths, c, projected=(0, 1, 2), at=i, bias=True), b, c, s, bias=True)
+            for i, (c, b, s) in enumerate(zip(widths, below, SIZES, strict=True))
         )
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(b, c, 2, stride=2) for c, b in zip(widths, below, strict=True)
         )
-        self.skips = nn.ModuleList(Join(projections((c3, c2, c1), c, bias=True)) for c in widths)
-        self.decoders = nn.ModuleList(block(4 * c, c, s) for c, s in zip(widths, SIZES, strict=True))
+        self.decoders = nn.ModuleList(
+            block(Join((c, c3, c2, c1), c, projected=(1, 2, 3), bias=True), c, s)
+            for c, s in zip(widths, SIZES, strict=True)
+        )
         self.exit = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -368,13 +461,12 @@ class MAXIM(nn.Module):
         y: Tensor = pictures[0]
         encoded: list[Tensor] = []
         for picture, encoder, down in zip(pictures, self.encoders, self.downs, strict=True):
-            encoded.append(encoder(torch.cat([y, picture], dim=1)))
+            encoded.append(encoder(y, picture))
             y = down(encoded[-1])
         y = self.bottom(y)
-        skips = gated_skips(encoded, y, self.sources, self.gates)
+        skips = gated_skips(encoded, y, self.gates)
         for level in (2, 1, 0):
-            y = self.ups[level](y)
-            y = self.decoders[level](torch.cat([y, *self.skips[level](skips, y)], dim=1))
+            y = self.decoders[level](self.ups[level](y), *skips)
         out: Tensor = self.exit(y) + padded
         return out[..., : x.shape[-2], : x.shape[-1]]
 
@@ -393,43 +485,42 @@ class ConStyleMAXIM(ConStyleRestorer):
     def __init__(self, *, width: int, bottlenecks: int) -> None:
         super().__init__(width=width, activation=lambda _: nn.LeakyReLU(0.1), multiple_of=MULTIPLE)
         d = width
-        block = partial(UNetBlock, bias=False)
+        block, join = partial(UNetBlock, bias=False), partial(Join, bias=False)
         self.inputs = nn.ModuleList(nn.Conv2d(3, d, 3, padding=1, bias=False) for _ in SIZES)
-        self.encoder1 = block(2 * d, d, SIZES[0])
-        self.encoder2 = block(3 * d, 2 * d, SIZES[1])
-        self.encoder3 = block(4 * d, 3 * d, SIZES[2])
+        self.encoder1 = block(join((d, d), d), d, SIZES[0])
+        self.encoder2 = block(join((2 * d, d), 2 * d), 2 * d, SIZES[1])
+        self.encoder3 = block(join((3 * d, d), 3 * d), 3 * d, SIZES[2])
         self.down1, self.down2, self.down3 = Down(d), Down(2 * d), Down(3 * d)
-        self.bottom = nn.Sequential(*(block(4 * d, 4 * d, DEEPEST, dense=True) for _ in range(bottlenecks)))
-        self.sources = nn.ModuleList(
-            Join([nn.Identity(), *projections((2 * d, 3 * d), d, bias=False)]) for _ in SIZES
+        self.bottom = nn.Sequential(
+            *(block(Join((4 * d,), 4 * d, bias=True), 4 * d, DEEPEST, dense=True) for _ in range(bottlenecks))
         )
         self.gates = nn.ModuleList(
-            CrossGating(3 * d, b, d, s, bias=False) for b, s in zip((d, d, 3 * d), SIZES, strict=True)
+            CrossGating(join((d, 2 * d, 3 * d), d, projected=(1, 2), at=i), b, d, s, bias=False)
+            for i, (b, s) in enumerate(zip((d, d, 3 * d), SIZES, strict=True))
         )
         self.up3, self.up2, self.up1 = (
             nn.Conv2d(c, 4 * c, 3, padding=1, bias=False) for c in (3 * d, 3 * d, 2 * d)
         )
-        self.decoder3 = block(6 * d, 3 * d, SIZES[2])
-        self.decoder2 = block(6 * d, 2 * d, SIZES[1])
-        self.decoder1 = block(5 * d, 2 * d, SIZES[0])
+        self.decoder3 = block(join((3 * d, d, d, d), 3 * d), 3 * d, SIZES[2])
+        self.decoder2 = block(join((3 * d, d, d, d), 2 * d), 2 * d, SIZES[1])
+        self.decoder1 = block(join((2 * d, d, d, d), 2 * d), 2 * d, SIZES[0])
         self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
 
     def restore(self, x: Float[Tensor, "b 3 h w"], style: Style) -> Float[Tensor, "b 3 h w"]:
         a0, a1, a2 = self.maps(style)
         s0, s1, s2 = (conv(p) for conv, p in zip(self.inputs, pyramid(x), strict=True))
-        e1 = self.encoder1(torch.cat([s0, s0], dim=1))  # d
-        e2 = self.encoder2(torch.cat([self.down1(e1, a0), s1], dim=1))  # 2d at 1/2
-        e3 = self.encoder3(torch.cat([self.down2(e2, a1), s2], dim=1))  # 3d at 1/4
+        e1 = self.encoder1(s0, s0)  # d
+        e2 = self.encoder2(self.down1(e1, a0), s1)  # 2d at 1/2
+        e3 = self.encoder3(self.down2(e2, a1), s2)  # 3d at 1/4
         b = self.bottom(self.down3(e3, a2))  # 4d at 1/8
         y = self.fusion(b, style.vector)  # 3d
-        skips = gated_skips([e1, e2, e3], y, self.sources, self.gates)  # d each
+        skips = gated_skips([e1, e2, e3], y, self.gates)  # d each
         for up, decoder in (
             (self.up3, self.decoder3),  # 3d at 1/4
             (self.up2, self.decoder2),  # 2d at 1/2
             (self.up1, self.decoder1),  # 2d
         ):
-            y = F.pixel_shuffle(up(y), 2)
-            y = decoder(torch.cat([y, *(resized(s, y) for s in skips)], dim=1))
+            y = decoder(F.pixel_shuffle(up(y), 2), *skips)
         out: Tensor = self.exit(y) + x
         return out
 
@@ -457,14 +548,14 @@ _PUBLISHED = {
     r"channel_mixing\.Dense_1\.": "mlp.2.",
     r"channel_attention\.Conv_0\.": "attention.weights.0.",
     r"channel_attention\.Conv_1\.": "attention.weights.2.",
-    r"input_proj\.": "proj.",
+    r"input_proj\.": "join.mix.",
     r"GridGmlpLayer\.": "grid.",
     r"BlockGmlpLayer\.": "block.",
     r"(?:Grid|Block)GatingUnit\.Dense_0\.": "mix.",
     r"(?:Grid|Block)GatingUnit\.intermediate_layernorm\.": "mix_norm.",
-    r"cross_gating_block_(\d)\.ConvTranspose_0\.": r"gates.\1.up.",
-    r"cross_gating_block_(\d)\.Conv_0\.": r"gates.\1.proj_x.",
-    r"cross_gating_block_(\d)\.Conv_1\.": r"gates.\1.proj_y.",
+    r"cross_gating_block_(\d)\.ConvTranspose_0\.": r"gates.\1.up.0.",
+    r"cross_gating_block_(\d)\.Conv_0\.": r"gates.\1.join.mix.",
+    r"cross_gating_block_(\d)\.Conv_1\.": r"gates.\1.up.1.",
     r"cross_gating_block_": "gates.",
     r"SplitHeadMultiAxisGating_([xy])\.Dense_0\.": r"gate_\1.grid.",
     r"SplitHeadMultiAxisGating_([xy])\.Dense_1\.": r"gate_\1.block.",
@@ -484,14 +575,14 @@ _PUBLISHED_MAXIM = {
     r"^global_block_": "bottom.",
     r"^decoder_block_(\d)\.ConvTranspose_0\.": r"ups.\1.",
     r"^decoder_block_(\d)\.UNetEncoderBlock_0\.": r"decoders.\1.",
-    r"^(encoders|decoders)\.(\d)\.Conv_0\.": r"\1.\2.proj.",
+    r"^(encoders|decoders)\.(\d)\.Conv_0\.": r"\1.\2.join.mix.",
     r"^output_conv_0\.": "exit.",
 }
 
 _PUBLISHED_CONSTYLE = {
     r"^stage_input_conv_": "inputs.",
     r"^Process_Module_(r\d)\.UNetEncoderBlock_0\.": r"Process_Module_\1.",
-    r"^Process_Module_([lr]\d)\.Conv_0\.": r"Process_Module_\1.proj.",
+    r"^Process_Module_([lr]\d)\.Conv_0\.": r"Process_Module_\1.join.mix.",
     r"^UC(\d)\.up\.0\.": r"UC\1.",
     r"^Finetune_Module\.0\.": "Finetune_Module.",
 }
@@ -519,6 +610,9 @@ def _renamed(name: str, outside: dict[str, str]) -> str:
 
 
 def _level(found: re.Match[str]) -> str:
-    """Three numbers for each level from the deepest up: first for the gating's sources, then for the skips."""
-    part, number = ("sources", int(found[1])) if int(found[1]) < 9 else ("skips", int(found[1]) - 9)
-    return f"{part}.{2 - number // 3}.{number % 3}."
+    """Three numbers for each level from the deepest up: first for the gates, then for the decoders' skips."""
+    number = int(found[1])
+    level, source = 2 - number % 9 // 3, number % 3
+    if number < 9:
+        return f"gates.{level}.join.projections.{source}."
+    return f"decoders.{level}.join.projections.{source + 1}."

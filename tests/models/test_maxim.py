@@ -10,7 +10,7 @@ from torch import nn
 import fairweather as fw
 from fairweather.errors import UsageError
 from fairweather.models.layers import pad_to_multiple
-from fairweather.models.maxim import Join, Mix, merge, projections, resized, split
+from fairweather.models.maxim import Join, Mix, merge, resized, split
 
 SMALL = {"width": 4, "bottlenecks": 1}
 SIZES = [(4, 4), (8, 12), (20, 4)]
@@ -46,9 +46,9 @@ def test_a_position_reaches_its_block_or_its_grid_and_nothing_else(
 @torch.inference_mode()
 def test_projecting_the_smaller_map_changes_nothing() -> None:
     maps = [torch.rand(1, 2, 8, 12), torch.rand(1, 3, 4, 6), torch.rand(1, 4, 2, 3)]
-    join = Join(projections((2, 3, 4), 5, bias=True))
-    plain = [project(resized(x, maps[1])) for x, project in zip(maps, join, strict=True)]
-    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(join(maps, maps[1]), plain, strict=True))
+    join = Join((2, 3, 4), 5, projected=(0, 1, 2), at=1, bias=True)
+    ready = [project(resized(x, maps[1])) for x, project in zip(maps, join.projections, strict=True)]
+    assert torch.allclose(join(*maps), join.mix(torch.cat(ready, dim=1)), atol=1e-6)
 
 
 @torch.inference_mode()
