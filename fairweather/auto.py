@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fairweather.backends import Notes
 from fairweather.errors import FairweatherError
 from fairweather.models.evidence import WITNESSES, evidence
 from fairweather.models.inference import for_inference
@@ -155,7 +156,7 @@ class AutoRestorer:
         findings = self._judge(picture.pixels)
         steps = steps_for(findings)
         after, tiles, backend = picture, 1, self.backend if self.by_evidence else "torch"
-        warnings: list[str] = []
+        notes = Notes()
         for number, task in enumerate(steps):
             done = self.restorer(task).restore(
                 after,
@@ -164,7 +165,8 @@ class AutoRestorer:
                 progress=progress and _of_several(progress, number, len(steps)),
             )
             after, tiles, backend = done.image, max(tiles, done.tiles), done.backend
-            warnings += done.warnings
+            notes.warnings += done.warnings
+            notes.compared(done.bf16_psnr)
         pixels = after.pixels
         if steps and strength != 1:
             pixels = torch.lerp(picture.pixels, pixels, strength).clamp(0, 1)
@@ -182,7 +184,8 @@ class AutoRestorer:
             backend=backend,
             tiles=tiles,
             seconds=time.perf_counter() - start,
-            warnings=tuple(dict.fromkeys(warnings)),
+            bf16_psnr=notes.bf16_psnr,
+            warnings=tuple(dict.fromkeys(notes.warnings)),
         )
 
     def restorer(self, task: str) -> Restorer:

@@ -329,6 +329,27 @@ def compute(
     return y
 
 
+@dataclass
+class Notes:
+    """What comes up while a picture is restored."""
+
+    warnings: list[str] = field(default_factory=list)
+    """What a user should know."""
+    bf16_psnr: float | None = None
+    """Decibels (peak 1) from fp32 to bf16, the least of all sizes of tiles; None where they were not compared."""
+
+    def warn(self, text: str) -> None:
+        """Add to the warnings, and log it, unless it is there already."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            log.warning(text)
+
+    def compared(self, decibels: float | None) -> None:
+        """Add how far bf16 is from fp32 for a tile; None says nothing."""
+        known = [x for x in (self.bf16_psnr, decibels) if x is not None]
+        self.bf16_psnr = min(known, default=None)
+
+
 class Computation:
     """Runs tiles in the precision asked for; bf16 only where it was measured to be near fp32. Thread-safe.
 
@@ -351,7 +372,7 @@ class Computation:
         forward: Callable[[bool], Tensor],
         size: tuple[int, int],
         *,
-        warnings: list[str],
+        notes: Notes,
         seen: Callable[[Tensor], Tensor] = lambda y: y,
     ) -> Tensor:
         """What `forward` gives, all of it finite.
@@ -359,13 +380,13 @@ class Computation:
         Args:
             forward: computes one tile; its argument says whether in bf16.
             size: height and width of the tile.
-            warnings: what a user should know is added, once.
+            notes: how far bf16 is from fp32 at this size, and what a user should know, are added.
             seen: the picture that comes of an output, where they differ.
 
         Raises:
             FairweatherError: if a value is not finite in fp32 either.
         """
-        y = forward(False) if self.precision != "bf16" else self._half(forward, size, warnings, seen)
+        y = forward(False) if self.precision != "bf16" else self._half(forward, size, notes, seen)
         if not y.isfinite().all():
             raise FairweatherError(
                 f"{self.model} gave a value that is not finite for this picture; report it"
@@ -376,15 +397,16 @@ class Computation:
         self,
         forward: Callable[[bool], Tensor],
         size: tuple[int, int],
-        warnings: list[str],
+        notes: Notes,
         seen: Callable[[Tensor], Tensor],
     ) -> Tensor:
         key = size_class(*size)
         decibels = self.measured.get(key)
+        notes.compared(decibels)
         if decibels is None or decibels >= ENOUGH:
             y = forward(True)
             if not y.isfinite().all():
-                warn_once("bf16 gave a value that is not finite; computed again in fp32", warnings)
+                notes.warn("bf16 gave a value that is not finite; computed again in fp32")
                 return forward(False)
             if decibels is not None:
                 return y
@@ -396,12 +418,12 @@ class Computation:
             decibels = min(float(psnr(seen(y.float()), picture).mean()), BEST)
             log.info("%s: bf16 is %.1f dB from fp32 at %d x %d pixels", self.model, decibels, *size)
             self.measured[key] = decibels
+            notes.compared(decibels)
             if decibels >= ENOUGH:
                 return y
-        warn_once(
+        notes.warn(
             f"bf16 is {decibels:.1f} dB from fp32 for pictures of this size, less than {ENOUGH:.0f}; "
-            "computed in fp32",
-            warnings,
+            "computed in fp32"
         )
         return exact
 
@@ -413,13 +435,6 @@ def size_class(height: int, width: int) -> str:
     ('16', '16', '17')
     """
     return str((height * width).bit_length() - 1)
-
-
-def warn_once(text: str, warnings: list[str]) -> None:
-    """Add to what a user should know, and log it, unless it is there already."""
-    if text not in warnings:
-        warnings.append(text)
-        log.warning(text)
 
 
 # What is kept between runs ---------------------------------------------------------------------------------------

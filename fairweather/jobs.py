@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from fairweather import images
 from fairweather.auto import done_about, told
+from fairweather.backends import Notes
 from fairweather.compare import side_by_side
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError, one_line
@@ -140,7 +141,8 @@ class Outcome:
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
         where = told_place(r.device, r.backend)
-        how = f"{found}{r.model} on {where}, {r.precision}, {tiles}, {r.seconds:.1f} s{beside}"
+        near = "" if r.bf16_psnr is None else f" {r.bf16_psnr:.1f} dB from fp32"
+        how = f"{found}{r.model} on {where}, {r.precision}{near}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 
     def as_dict(self) -> dict[str, object]:
@@ -173,6 +175,8 @@ class Outcome:
                 "seconds": round(r.seconds, 3),
                 "warnings": list(r.warnings),
             }
+            if r.bf16_psnr is not None:
+                record["bf16_psnr"] = round(r.bf16_psnr, 2)
             if r.backend != "torch":
                 record["backend"] = r.backend
             if r.task == "night":
@@ -617,8 +621,7 @@ def _restore_rows(
     progress: Callable[[int, int], None] | None,
 ) -> Outcome:
     start = time.perf_counter()
-    warnings: list[str] = []
-    tiles = 1
+    notes, tiles = Notes(), 1
 
     def moving(done: int, total: int) -> None:
         nonlocal tiles
@@ -631,7 +634,7 @@ def _restore_rows(
     tile = options.tile if options.tile != "auto" else restorer.auto_tile(width=source.width)
     while True:
         bands = restorer.restore_rows(
-            source, strength=options.strength, tile=tile, progress=moving, warnings=warnings
+            source, strength=options.strength, tile=tile, progress=moving, notes=notes
         )
         try:
             with rows_written(job.target, source.like, format=format, width=source.width) as add:
@@ -642,7 +645,7 @@ def _restore_rows(
                     first = end
             break
         except (MemoryError, RuntimeError) as error:
-            tile = smaller_tile(error, min(tile, max(source.height, source.width)), warnings)
+            tile = smaller_tile(error, min(tile, max(source.height, source.width)), notes)
             again = open_rows(job.source, max_megapixels=options.max_megapixels)  # from the top
             assert again is not None
             source = again
@@ -656,7 +659,8 @@ def _restore_rows(
         backend=restorer.backend,
         tiles=tiles,
         seconds=time.perf_counter() - start,
-        warnings=tuple(warnings),
+        bf16_psnr=notes.bf16_psnr,
+        warnings=tuple(notes.warnings),
     )
     return Outcome(job, "done", result=result)
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.backends import Computation, Exported, compute
+from fairweather.backends import Computation, Exported, Notes, compute
 from fairweather.errors import UsageError
 from fairweather.infrared import BlankInfraredError, align, check_shape, read_infrared
 from fairweather.models import MODELS
@@ -145,21 +145,20 @@ class NightRestorer:
         # Before the cleaning, whose tiles' memory a fusion's take again: after it, little of a budget would seem left.
         side = min(TILE, tile_for(self.model, self.device, pixels=picture.pixels[0].numel()))
         cleaned = self.cleaner.restore(picture, strength=strength, tile=tile, depth=False, progress=progress)
-        after, warnings, share = cleaned.image, [*cleaned.warnings], None
+        after, notes, share = cleaned.image, Notes([*cleaned.warnings], cleaned.bf16_psnr), None
         if heat is None:
-            warnings.append(f"{missing}: cleaned, not fused")
+            notes.warnings.append(f"{missing}: cleaned, not fused")
         else:
             aligned = align(after.pixels, heat, max_shift=max_shift, shift=shift)
             heat = aligned.infrared
             if aligned.fits:
-                warnings += aligned.warnings
+                notes.warnings += aligned.warnings
                 if memory_is_limited():
                     give_back_memory()
-                pixels, share, said = self._fused(after.pixels, heat, fusion, side)
-                warnings += said
+                pixels, share = self._fused(after.pixels, heat, fusion, side, notes)
                 after = dataclasses.replace(after, pixels=pixels)
             else:
-                warnings += [f"{said}: cleaned, not fused" for said in aligned.warnings]
+                notes.warnings += [f"{said}: cleaned, not fused" for said in aligned.warnings]
         return Result(
             image=like(image, after),
             clean=like(image, cleaned.image),
@@ -174,17 +173,22 @@ class NightRestorer:
             backend=self.backend,
             tiles=cleaned.tiles,
             seconds=time.perf_counter() - start,
-            warnings=tuple(warnings),
+            bf16_psnr=notes.bf16_psnr,
+            warnings=tuple(notes.warnings),
         )
 
     @torch.inference_mode()
     def _fused(
-        self, clean: Float[Tensor, "3 h w"], infrared: Float[Tensor, "1 h w"], fusion: float, side: int
-    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], list[str]]:
-        """The fused picture, by tiles of this side, the share of infrared in it, and warnings."""
-        warnings: list[str] = []
+        self,
+        clean: Float[Tensor, "3 h w"],
+        infrared: Float[Tensor, "1 h w"],
+        fusion: float,
+        side: int,
+        notes: Notes,
+    ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
+        """The fused picture, by tiles of this side, and the share of infrared in it."""
         fused = run_tiled(
-            partial(self._network, warnings=warnings),
+            partial(self._network, notes=notes),
             torch.cat((clean, infrared)),
             tile=side,
             overlap=MODELS[self.model].overlap,
@@ -192,9 +196,9 @@ class NightRestorer:
         # Both have the same chroma, so that this mixes their lumas alone.
         fused = torch.lerp(clean, fused, fusion)
         before, now = (rgb_to_ycrcb(x[None])[0, :1] for x in (clean, fused))
-        return fused.clamp(0, 1), infrared_share(now, before, infrared), warnings
+        return fused.clamp(0, 1), infrared_share(now, before, infrared)
 
-    def _network(self, both: Float[Tensor, "b 4 h w"], *, warnings: list[str]) -> Float[Tensor, "b 3 h w"]:
+    def _network(self, both: Float[Tensor, "b 4 h w"], *, notes: Notes) -> Float[Tensor, "b 3 h w"]:
         """One tile, the visible picture's channels and the infrared one's, fused."""
         x = both.to(self.device)
         forward = self.exported or (self.net and self.net.fuse)
@@ -202,7 +206,7 @@ class NightRestorer:
         fused = self.computation.run(
             lambda half: compute(forward, x[:, :3], x[:, 3:], half=half, device=self.device),
             (both.shape[-2], both.shape[-1]),
-            warnings=warnings,
+            notes=notes,
         )
         return fused.float().cpu()
 

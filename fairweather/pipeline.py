@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather import images
-from fairweather.backends import Computation, Exported, compute, warn_once
+from fairweather.backends import Computation, Exported, Notes, compute
 from fairweather.depth_picture import write_depth
 from fairweather.errors import BackendError, OutOfMemoryError, UsageError
 from fairweather.exporting import tensor_function
@@ -77,6 +77,9 @@ class Result:
     """Pieces that went through the network; 1 if it was the whole picture at once."""
     seconds: float
     """From decoded pixels to restored pixels."""
+    bf16_psnr: float | None = None
+    """Decibels (peak 1) from fp32 to bf16, as measured on a tile, the least of all sizes of tiles; None if they were
+    not compared, because fp32 was asked for or the tiles are flat."""
     warnings: tuple[str, ...] = ()
     findings: Mapping[str, float] | None = None
     """What ails the picture that went in, with probabilities; from an `AutoRestorer` alone."""
@@ -184,11 +187,12 @@ class Restorer:
                 picture=None,
                 tiles=sum(r.tiles for r in done),
                 seconds=sum(r.seconds for r in done),
+                bf16_psnr=min((r.bf16_psnr for r in done if r.bf16_psnr is not None), default=None),
                 warnings=tuple(dict.fromkeys(w for r in done for w in r.warnings)),
             )
         picture = to_picture(image)
         start = time.perf_counter()
-        pixels, tiles, warnings = self._run(picture.pixels, tile, progress)
+        pixels, tiles, notes = self._run(picture.pixels, tile, progress)
         disparity = self._disparity(pixels) if depth else None
         if strength != 1:
             pixels.mul_(strength).add_(picture.pixels, alpha=1 - strength)
@@ -207,7 +211,8 @@ class Restorer:
             backend=self.backend,
             tiles=tiles,
             seconds=seconds,
-            warnings=tuple(warnings),
+            bf16_psnr=notes.bf16_psnr,
+            warnings=tuple(notes.warnings),
         )
 
     def restore_rows(
@@ -217,14 +222,14 @@ class Restorer:
         strength: float = 1.0,
         tile: int | Literal["auto"] = "auto",
         progress: Callable[[int, int], None] | None = None,
-        warnings: list[str] | None = None,
+        notes: Notes | None = None,
     ) -> Iterator[Float[Tensor, "3 n w"]]:
         """The result from top to bottom, some rows at a time, of a picture that is never whole in memory.
 
         After each yield the same rows may be asked of `source` again, for what goes with them.
 
         Args:
-            source: such as `rows.PictureRows`. warnings: what comes up is added. Others as of `restore`.
+            source: such as `rows.PictureRows`. notes: what comes up is added. Others as of `restore`.
 
         Raises:
             As `restore` does; where memory runs out in the middle, begin again with `smaller_tile`.
@@ -233,7 +238,7 @@ class Restorer:
         check_tile(tile)
         size = tile if tile != "auto" else self.auto_tile(width=source.width)
         done = 0
-        for band in self._bands(source, size, [] if warnings is None else warnings, progress):
+        for band in self._bands(source, size, notes or Notes(), progress):
             if strength != 1:
                 before = source.rows(done, done + band.shape[1])
                 band = strength * band + (1 - strength) * before
@@ -245,13 +250,13 @@ class Restorer:
         pixels: Float[Tensor, "3 h w"],
         tile: int | Literal["auto"],
         progress: Callable[[int, int], None] | None,
-    ) -> tuple[Float[Tensor, "3 h w"], int, list[str]]:
-        """Restored pixels, number of tiles, warnings. Out of memory means smaller tiles, then a clear error."""
+    ) -> tuple[Float[Tensor, "3 h w"], int, Notes]:
+        """Restored pixels, number of tiles, what came up. Out of memory means smaller tiles, then a clear error."""
         size = tile if tile != "auto" else self.auto_tile(pixels[0].numel())
-        warnings: list[str] = []
+        notes = Notes()
         count = 1
 
-        def note(done: int, total: int) -> None:
+        def moving(done: int, total: int) -> None:
             nonlocal count
             count = total
             if progress:
@@ -260,37 +265,37 @@ class Restorer:
         while True:
             try:
                 result, done = torch.empty_like(pixels), 0
-                for band in self._bands(Whole(pixels), size, warnings, note):
+                for band in self._bands(Whole(pixels), size, notes, moving):
                     result[:, done : done + band.shape[1]] = band
                     done += band.shape[1]
-                return result, count, warnings
+                return result, count, notes
             except (MemoryError, RuntimeError) as error:
-                size = smaller_tile(error, min(size, max(pixels.shape[-2:])), warnings)
+                size = smaller_tile(error, min(size, max(pixels.shape[-2:])), notes)
 
     def _bands(
-        self, source: Rows, size: int, warnings: list[str], note: Callable[[int, int], None] | None
+        self, source: Rows, size: int, notes: Notes, progress: Callable[[int, int], None] | None
     ) -> Iterator[Float[Tensor, "3 n w"]]:
         """Restored rows from top to bottom, by tiles of `size`."""
         info = MODELS[self.model]
         if info.tiling == "reduced":
-            yield from self._without_haze(source, size, warnings)
+            yield from self._without_haze(source, size, notes)
             return
         # Off the grid of its steps down a network's result differs by up to 56 grey levels (`nafnet_small`);
         # small tiles give up the grid of the attention windows alone.
         grid = max(info.align, info.multiple_of)
         align = grid if size >= 4 * info.overlap + grid else min(info.multiple_of, size)
         yield from run_bands(
-            partial(self._network, forward=self._forward(source, size, warnings), warnings=warnings),
+            partial(self._network, forward=self._forward(source, size, notes), notes=notes),
             source.rows,
             height=source.height,
             width=source.width,
             tile=size,
             overlap=min(info.overlap, (size - align + 1) // 4),
             align=align,
-            progress=note,
+            progress=progress,
         )
 
-    def _forward(self, source: Rows, tile: int, warnings: list[str]) -> Callable[[Tensor], Tensor]:
+    def _forward(self, source: Rows, tile: int, notes: Notes) -> Callable[[Tensor], Tensor]:
         """The network for tiles of a picture; they share what it takes over the whole picture, from a reduced copy."""
         whole = max(source.height, source.width) <= tile or MODELS[self.model].tiling != "consistent"
         if whole and self.exported:
@@ -304,9 +309,8 @@ class Restorer:
         if whole:
             return forward
         if self.exported:
-            warn_once(
-                f"tiles of {self.model} share what they see of the whole, which {self.backend} cannot; took torch",
-                warnings,
+            notes.warn(
+                f"tiles of {self.model} share what they see of the whole, which {self.backend} cannot; took torch"
             )
         small = pad_to_multiple(source.reduced(tile)[None].to(self.device), MODELS[self.model].multiple_of)
         with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16
@@ -319,15 +323,13 @@ class Restorer:
 
         return replayed
 
-    def _without_haze(
-        self, source: Rows, longest: int, warnings: list[str]
-    ) -> Iterator[Float[Tensor, "3 n w"]]:
+    def _without_haze(self, source: Rows, longest: int, notes: Notes) -> Iterator[Float[Tensor, "3 n w"]]:
         """Find the haze in a copy with no side longer than `longest`, and remove it at full size, band by band."""
         height, width = source.height, source.width
         maps = self._network(
             source.reduced(longest)[None],
-            forward=self._forward(source, longest, warnings),
-            warnings=warnings,
+            forward=self._forward(source, longest, notes),
+            notes=notes,
         )
         rows = max(1, BAND // width)
         for first in range(0, height, rows):
@@ -348,7 +350,7 @@ class Restorer:
 
     @torch.inference_mode()
     def _network(
-        self, x: Float[Tensor, "b 3 h w"], *, forward: Callable[[Tensor], Tensor], warnings: list[str]
+        self, x: Float[Tensor, "b 3 h w"], *, forward: Callable[[Tensor], Tensor], notes: Notes
     ) -> Float[Tensor, "b c h w"]:
         """One tile through the network, padded by reflection to what it works on."""
         height, width = x.shape[-2:]
@@ -362,7 +364,7 @@ class Restorer:
         y = self.computation.run(
             lambda half: compute(forward, padded, half=half, device=self.device),
             (padded.shape[-2], padded.shape[-1]),
-            warnings=warnings,
+            notes=notes,
             seen=picture,
         )
         return y[..., :height, :width].float().cpu()
@@ -416,8 +418,8 @@ DEPTH_SIDE = 128
 its depth is off by 20 % at 128 pixels, 24 % at 256 and 33 % at 512."""
 
 
-def smaller_tile(error: Exception, tile: int, warnings: list[str]) -> int:
-    """The tile to go on with after memory ran out; what is told of it is added to the warnings.
+def smaller_tile(error: Exception, tile: int, notes: Notes) -> int:
+    """The tile to go on with after memory ran out; what is told of it is added to the notes.
 
     Raises:
         OutOfMemoryError: if there is no smaller one. The error itself, if it is of another kind.
@@ -430,8 +432,7 @@ def smaller_tile(error: Exception, tile: int, warnings: list[str]) -> int:
             "choose a smaller model (fairweather models list)"
         ) from None
     tile = max(SMALLEST, tile // 2)
-    warnings.append(f"not enough memory; went on with tiles of {tile} pixels")
-    log.warning(warnings[-1])
+    notes.warn(f"not enough memory; went on with tiles of {tile} pixels")
     return tile
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import fairweather as fw
 from fairweather import backends, cli, exporting, loading
-from fairweather.backends import Computation, Exported, Facts, Kept, open_exported, size_class
+from fairweather.backends import Computation, Exported, Facts, Kept, Notes, open_exported, size_class
 from fairweather.errors import BackendError, FairweatherError, MissingExtraError, UsageError, WeightsError
 from fairweather.exporting import facts_of, kept_export, write_exported
 from fairweather.models.dcmpnet import DRDB
@@ -568,39 +568,45 @@ def off_by(difference: float, calls: list[bool]) -> Callable[[bool], Tensor]:
 
 def test_bf16_is_used_where_it_is_near_fp32_and_measured_once_for_each_size() -> None:
     calls: list[bool] = []
-    warnings: list[str] = []
+    notes = Notes()
     computation = Computation(model="m", precision="bf16")
     for _ in range(3):
-        y = computation.run(off_by(0.001, calls), (8, 8), warnings=warnings)
+        y = computation.run(off_by(0.001, calls), (8, 8), notes=notes)
         torch.testing.assert_close(y, noise(1, 3, 8, 8) + 0.001)
     assert calls == [True, False, True, True]
     assert computation.measured == {size_class(8, 8): pytest.approx(60, abs=0.1)}
-    computation.run(off_by(0.001, calls), (64, 64), warnings=warnings)
+    computation.run(off_by(0.001, calls), (64, 64), notes=notes)
     assert len(computation.measured) == 2
-    assert not warnings
+    assert notes.bf16_psnr == pytest.approx(60, abs=0.1)
+    assert not notes.warnings
 
 
 def test_bf16_that_is_far_from_fp32_is_replaced_and_told() -> None:
     calls: list[bool] = []
-    warnings: list[str] = []
+    notes = Notes()
     computation = Computation(model="m", precision="bf16")
     for _ in range(2):
-        y = computation.run(off_by(0.01, calls), (8, 8), warnings=warnings)
+        y = computation.run(off_by(0.01, calls), (8, 8), notes=notes)
         assert torch.equal(y, noise(1, 3, 8, 8))
     assert calls == [True, False, False]
-    assert warnings == ["bf16 is 40.0 dB from fp32 for pictures of this size, less than 45; computed in fp32"]
+    assert notes.bf16_psnr == pytest.approx(40, abs=0.1)
+    assert notes.warnings == [
+        "bf16 is 40.0 dB from fp32 for pictures of this size, less than 45; computed in fp32"
+    ]
 
 
 def test_a_black_tile_says_nothing_about_bf16() -> None:
     computation = Computation(model="m", precision="bf16")
-    computation.run(lambda half: torch.zeros(1, 3, 8, 8), (8, 8), warnings=[])
+    notes = Notes()
+    computation.run(lambda half: torch.zeros(1, 3, 8, 8), (8, 8), notes=notes)
     assert not computation.measured
+    assert notes == Notes()
 
 
 def test_what_a_result_means_decides_how_far_bf16_is_off() -> None:
     computation = Computation(model="m", precision="bf16")
     computation.run(
-        off_by(0.1, []), (8, 8), warnings=[], seen=lambda y: 0.01 * y.clamp(0, 1) + noise(1, 3, 8, 8)
+        off_by(0.1, []), (8, 8), notes=Notes(), seen=lambda y: 0.01 * y.clamp(0, 1) + noise(1, 3, 8, 8)
     )
     assert computation.measured[size_class(8, 8)] > 60
 
@@ -617,6 +623,7 @@ def test_bf16_is_measured_once_and_the_figure_kept(
             result = restorer.restore(picture)
     assert sum("dB from fp32 at 64 x 80 pixels" in line for line in caplog.messages) == 1
     (decibels,) = restorer.computation.measured.values()
+    assert result.bf16_psnr == decibels
     assert bool(result.warnings) == (decibels < backends.ENOUGH)
     exact = fw.load(str(weights)).restore(picture).image
     assert torch.allclose(result.image, exact, atol=0.05)

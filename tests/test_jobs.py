@@ -608,6 +608,14 @@ def test_an_outcome_as_a_record() -> None:
     assert bad["status"] == "failed"
 
 
+def test_how_far_bf16_is_from_fp32_is_told() -> None:
+    save("a.png")
+    (job,) = plan(["a.png"], task="derain")
+    outcome = Outcome(job, "done", result=dataclasses.replace(inverter.restore("a.png"), bf16_psnr=71.234))
+    assert outcome.as_dict()["bf16_psnr"] == 71.23
+    assert "71.2 dB from fp32, whole" in outcome.line()
+
+
 def test_compare_shows_both_side_by_side() -> None:
     save("a.png")
     (outcome,) = done("a.png", compare=True)

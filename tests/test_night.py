@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import fairweather as fw
+from fairweather.backends import Notes
 from fairweather.errors import PictureError, UsageError
 from fairweather.images import Picture, write_picture
 from fairweather.models.fusionnet import FusionNet, fusionnet_small, rgb_to_ycrcb
@@ -119,7 +120,7 @@ def test_large_pictures_are_fused_as_if_whole() -> None:
     torch.manual_seed(0)
     night = restorer(fusionnet_small())
     both = torch.rand(4, 40, 1100)
-    tiled = night._fused(both[:3], both[3:], 1.0, 512)[0]
+    tiled = night._fused(both[:3], both[3:], 1.0, 512, Notes())[0]
     whole = night.net(both[None, :3], both[None, 3:]).fused[0].clamp(0, 1)
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 

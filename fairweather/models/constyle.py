@@ -143,11 +143,13 @@ class GatedFusion(nn.Module):
         self.gate = nn.Linear(128, channels)
         self.mix = nn.Conv2d(2 * channels, cout, 1, bias=False)
 
-    def forward(self, b: Float[Tensor, "b c h w"], vector: Float[Tensor, "b 128"]) -> Float[Tensor, "b o h w"]:
+    def forward(
+        self, b: Float[Tensor, "b c h w"], vector: Float[Tensor, "b 128"]
+    ) -> Float[Tensor, "b o h w"]:
         plain, gated = self.mix.weight.flatten(1).chunk(2, dim=1)  # o c each
         weight = plain + gated * self.gate(vector)[:, None]  # b o c
         y: Tensor = b.permute(0, 2, 3, 1).flatten(1, 2) @ weight.mT  # b n o
-        return y.unflatten(1, b.shape[-2:]).permute(0, 3, 1, 2)
+        return y.mT.reshape(-1, weight.shape[1], *b.shape[-2:])
 
 
 class ConStyleRestorer(nn.Module):
