@@ -23,6 +23,7 @@ AILMENTS: dict[str, str] = {
     "haze": "haze",
     "patchy_haze": "haze",
     "night_haze": "haze",
+    "imagined_haze": "haze",
     "rain": "rain",
     "roadscene_rain": "rain",
     "noise": "noise",
