@@ -22,6 +22,7 @@ from fairweather.data.degradations import (
     decode_srgb,
     encode_srgb,
     gaussian_kernel,
+    imagined_depth,
     line_kernel,
     motion_blur,
     paper_noise,
@@ -168,6 +169,16 @@ def test_random_transmission_is_thin_to_dense_smooth_and_mostly_thicker_above() 
     assert max(float((t.diff(dim=1)).abs().max()) for t in maps) < 0.25
     assert 20 <= sum(float(t.std()) < 1e-4 for t in maps) <= 70  # even haze
     assert 0.5 < sum(bool(t[:, :30].mean() < t[:, -30:].mean() - 1e-4) for t in maps) / 300 < 0.75
+
+
+def test_an_imagined_depth_steps_where_the_picture_does_and_nowhere_else() -> None:
+    halves = torch.full((3, 96, 128), 0.2)
+    halves[:, :, 64:] = 0.8
+    depths = [imagined_depth(halves, seeded(s)) for s in range(40)]
+    assert all(d.min() > 0 and d.max() == pytest.approx(1) for d in depths)
+    steps = torch.stack([d.diff(dim=2).abs().mean(dim=(0, 1)) for d in depths])  # between neighbouring columns
+    assert steps[:, 60:67].amax(dim=1).median() > 5 * steps[:, 20:40].amax(dim=1).median()
+    assert sum(bool(d[:, :30].mean() > d[:, -30:].mean()) for d in depths) > 22  # above is mostly farther
 
 
 def test_clouds_leave_holes_and_lamps_have_colours() -> None:
