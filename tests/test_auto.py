@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fairweather.auto import REMEDIES, SURE, AutoRestorer, done_about, steps_for, told
 from fairweather.errors import FairweatherError, UsageError
 from fairweather.loading import TASKS, load, witness_digests
+from fairweather.models.evidence import WITNESSES
 from fairweather.models.judge import FINDINGS, Judge, details
 from fairweather.pipeline import Restorer
 from fairweather.weights import save_weights
@@ -89,7 +90,7 @@ def test_what_the_restorers_would_change_is_told_to_the_judge() -> None:
     restorer, asked = auto(Listening())
     restorer.judge(PICTURE)
     restorer.judge(PICTURE)
-    assert sorted(asked) == sorted(NETS)  # each loaded once
+    assert sorted(asked) == sorted(WITNESSES)  # each loaded once
     assert torch.equal(heard[0], heard[1])
     assert float(heard[0][0]) == pytest.approx(-20, abs=0.01)  # 0.1 is added by the denoiser
     assert float(heard[0][3]) == pytest.approx(2, abs=0.01)

@@ -16,18 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fairweather.models.layers import reduced
 from fairweather.models.pieces import details, fine
 
-WITNESSES = ("denoise", "derain", "dehaze")
-"""The tasks whose restorers give evidence: on pieces at full size, dehaze on a reduced copy of the whole."""
-WHOLE = 256
-"""Longest side of that copy, in pixels."""
+WITNESSES = ("denoise", "derain")
+"""The tasks whose restorers give evidence. The dehazer is not heard: it knows the scenes that it was taught by heart."""
 BLOCK = 16
 """Side of the blocks that a change is looked at in, in pixels."""
-CHANGE, STRUCTURE, VEIL = 12, 10, 6
-"""How many numbers say what a restorer changed, what a piece looks like, and how veiled a picture is."""
-EVIDENCE = 2 * 3 * CHANGE + 2 * STRUCTURE + CHANGE + 2 * VEIL
+CHANGE, STRUCTURE = 12, 10
+"""How many numbers say what a restorer changed, and what a piece looks like."""
+EVIDENCE = 2 * 3 * CHANGE + 2 * STRUCTURE
 """How many there are of a picture: of changes mean, most and least over its pieces, of structure mean and most."""
 
 
@@ -42,14 +39,11 @@ def evidence(
     """
     pieces = [piece[0] for piece in details(picture[None])]
     found: list[Tensor] = []
-    for task in ("denoise", "derain"):
+    for task in WITNESSES:
         changed = torch.stack([_change(piece, restore[task](piece)) for piece in pieces])
         found += [changed.mean(dim=0), changed.amax(dim=0), changed.amin(dim=0)]
     looks = torch.stack([_structure(piece) for piece in pieces])
     found += [looks.mean(dim=0), looks.amax(dim=0)]
-    whole = reduced(picture[None], WHOLE)[0]
-    hazeless = restore["dehaze"](whole)
-    found += [_change(whole, hazeless), _veil(whole), _veil(hazeless)]
     return torch.cat(found)
 
 
@@ -121,20 +115,6 @@ def _structure(piece: Float[Tensor, "3 h w"]) -> Float[Tensor, " 10"]:
             octaves[1] - octaves[2],
             _decibels(fine(piece[None])),
             _across(piece),
-        )
-    )
-
-
-def _veil(picture: Float[Tensor, "3 h w"]) -> Float[Tensor, " 6"]:
-    """Light, contrast, the darkest channel and colours of a picture, which haze takes together."""
-    darkest = picture.amin(dim=0)
-    return torch.stack(
-        (
-            5 * picture.mean(),
-            10 * picture.std(correction=0),
-            *(10 * _shares(darkest, 0.1, 0.5)),
-            *(10 * _shares(picture.amax(dim=0), 0.98)),
-            20 * (picture.amax(dim=0) - darkest).mean(),
         )
     )
 

@@ -62,10 +62,7 @@ class Judge(nn.Module):
     def weigh(
         self, looks: Float[Tensor, "b findings"], evidence: Float[Tensor, "b evidence"]
     ) -> Float[Tensor, "b findings"]:
-        """The logits by looks, in the light of what `evidence.evidence` found; haze by looks alone.
-
-        The dehazer knows the scenes that it was taught by heart: of haze in others its changes say less than looks.
-        """
+        """The logits by looks, in the light of what `evidence.evidence` found; haze by looks alone."""
         others: Tensor = self.weigher(torch.cat((looks, evidence), dim=1))
         return torch.cat((looks[:, :1], others), dim=1)
 

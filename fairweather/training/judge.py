@@ -337,7 +337,7 @@ def judge_evidence() -> TrainConfig:
     return dataclasses.replace(
         judge_small(),
         recipe="judge_evidence",
-        init=Path("runs/judge_small/weights.safetensors"),
+        init=Path("runs/judge_rooms/weights.safetensors"),
         evidence=8000,
         patch=320,
         batch=256,

@@ -176,7 +176,9 @@ def test_an_imagined_depth_steps_where_the_picture_does_and_nowhere_else() -> No
     halves[:, :, 64:] = 0.8
     depths = [imagined_depth(halves, seeded(s)) for s in range(40)]
     assert all(d.min() > 0 and d.max() == pytest.approx(1) for d in depths)
-    steps = torch.stack([d.diff(dim=2).abs().mean(dim=(0, 1)) for d in depths])  # between neighbouring columns
+    steps = torch.stack(
+        [d.diff(dim=2).abs().mean(dim=(0, 1)) for d in depths]
+    )  # between neighbouring columns
     assert steps[:, 60:67].amax(dim=1).median() > 5 * steps[:, 20:40].amax(dim=1).median()
     assert sum(bool(d[:, :30].mean() > d[:, -30:].mean()) for d in depths) > 22  # above is mostly farther
 
