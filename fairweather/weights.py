@@ -54,7 +54,7 @@ WEIGHTS: tuple[Weights, ...] = (
         steps=2400,
         seed=1,
         commit="9c97d8a",
-        data="O-HAZE, I-HAZE and NH-HAZE train (but 8 pairs); 61 RGB-D pictures hazed by true and by imagined depth; own "
+        data="O-HAZE, I-HAZE and NH-HAZE train (but 8 pairs); 61 RGB-D pictures hazed by true and imagined depth; own "
         "haze over BSDS500 train and test, DIV2K crops, I-HAZE train and RoadScene-rain train; clear pictures of these",
         scores={
             "SOTS-indoor, dehazeformer, PSNR": 20.66,

@@ -19,7 +19,7 @@ from torch import Tensor
 from fairweather.models.pieces import details, fine
 
 WITNESSES = ("denoise", "derain")
-"""The tasks whose restorers give evidence. The dehazer is not heard: it knows the scenes that it was taught by heart."""
+"""The tasks whose restorers give evidence. The dehazer is not heard: it knows its scenes by heart."""
 BLOCK = 16
 """Side of the blocks that a change is looked at in, in pixels."""
 CHANGE, STRUCTURE = 12, 10
