@@ -110,7 +110,7 @@ WEIGHTS: tuple[Weights, ...] = (
     Weights(
         model="judge_small",
         task="auto",
-        sha256="ab2a169969adbc888eee69118bc30cfefd1416e41b2222b96673c47fc670dba2",
+        sha256="4611cf4d7be5456e124d4a0004e730e4e88ca022a891665fdfba0f648f18537b",
         recipe="judge_evidence",
         steps=1400,
         seed=78,

@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 
 import fairweather as fw
 from fairweather import cli
+from fairweather.data.patches import Scenes
 from fairweather.errors import DataError, UsageError, WeightsError
 from fairweather.training import RECIPES
 from fairweather.training.checkpoints import Checkpoints
@@ -73,6 +74,9 @@ def test_a_recipe_builds_and_takes_a_step(
     if RECIPES[name]().evidence:
         settings += ["evidence=3", 'validation=[{"path": "bsds500/val", "degradation": "noise"}]']
     config = override(RECIPES[name](), settings)
+    if config.two_tasks:  # pictures with depth teach all parts
+        scenes = tuple(source for source in config.sources if isinstance(source, Scenes))
+        config = dataclasses.replace(config, sources=scenes)
     net = network(dataclasses.replace(config, init=None)).train()
     module = system(net, config)
     patches = training_set(config)
