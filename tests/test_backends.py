@@ -32,6 +32,7 @@ from fairweather.night import NightRestorer
 from fairweather.pipeline import Restorer
 from fairweather.quantising import Calibration
 from fairweather.runtime import limit_memory
+from fairweather.weights import save_weights
 
 BOTH = pytest.mark.parametrize("backend", ["onnx", "openvino"])
 SUFFIX = backends.SUFFIXES
@@ -95,6 +96,26 @@ def test_an_exported_file_holds_the_inference_form_without_copies_of_maps(export
     assert (
         operations["ReduceL2"] == 2 * operations["ReduceMean"] // 3 == 4
     )  # two norms and a mean in each block
+
+
+@BOTH
+def test_a_network_with_constyle_is_exported_whole(backend: str, tmp_path: Path) -> None:
+    arguments = {"width": 8, "num_blocks": (0, 0, 0, 1, 0, 0, 0)}
+    torch.manual_seed(0)
+    net = fw.create_model("constyle_restormer_small", **arguments)
+    metadata = {
+        "model": "constyle_restormer_small",
+        "task": "derain",
+        "model_args": json.dumps(arguments),
+    }
+    save_weights(net.state_dict(), tmp_path / "net.safetensors", metadata)
+    file = tmp_path / f"net{SUFFIX[backend]}"
+    fw.export(str(tmp_path / "net.safetensors"), file, to=backend)
+    for size in ((40, 56), (73, 31)):  # the gate's matrix is of the picture, its size is not of the file
+        picture = noise(3, *size)
+        ours, expected = (fw.load(str(x)).restore(picture) for x in (file, tmp_path / "net.safetensors"))
+        torch.testing.assert_close(ours.image, expected.image, rtol=0, atol=1e-5)
+        assert (expected.image - picture).abs().max() > 0.01
 
 
 @BOTH
