@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fairweather.evaluate import pictures_of
 from fairweather.metrics import ScoreTable, score
-from fairweather.models.dcmpnet import dark_channel, guided_filter
+from fairweather.models.dcmpnet import dark_channel
+from fairweather.models.layers import guided_filter
 
 PATCH = 15
 OMEGA, LOWEST = 0.95, 0.1  # how much of the haze is taken away, and the least transmission that is divided by

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Generator, Tensor
 
-from fairweather.models.dcmpnet import guided_filter
+from fairweather.models.layers import guided_filter
 
 Pixels = Float[Tensor, "3 h w"]
 Degradation = Callable[[Tensor, Generator], tuple[Tensor, Tensor]]

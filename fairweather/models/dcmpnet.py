@@ -38,6 +38,7 @@ from fairweather.models.folding import (
 from fairweather.models.layers import (
     Depthwise,
     at_least_float32,
+    guided_filter,
     learns_in_half_on_cpu,
     over_picture,
     pad_to_multiple,
@@ -865,22 +866,6 @@ def dark_channel_prior(picture: Float[Tensor, "b 3 h w"]) -> Haze:
     rough = torch.cat([1 - 0.95 * dark_channel(relative, window) for window in WINDOWS], dim=1)
     transmission = guided_filter(guide, rough, radius=10).clamp(2 * LEAST_TRANSMISSION, 1)
     return Haze(transmission.log(), airlight.expand_as(picture))
-
-
-def guided_filter(
-    guide: Float[Tensor, "b 1 h w"], x: Float[Tensor, "b c h w"], *, radius: int, eps: float = 1e-3
-) -> Float[Tensor, "b c h w"]:
-    """x smoothed but for the edges of the guide: x ~ a * guide + b in each window, and the mean of all fits (He, Sun
-    and Tang, ECCV 2010). Windows are cut off at the border.
-    """
-
-    def mean(y: Tensor) -> Tensor:
-        rows = F.avg_pool2d(y, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
-        return F.avg_pool2d(rows, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
-
-    mean_guide, mean_x = mean(guide), mean(x)
-    a = (mean(guide * x) - mean_guide * mean_x) / (mean(guide * guide) - mean_guide**2 + eps)
-    return mean(a) * guide + mean(mean_x - a * mean_guide)
 
 
 def dark_channel(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor, "b 1 h w"]:

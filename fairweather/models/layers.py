@@ -1,4 +1,4 @@
-"""Blocks that two or more networks share."""
+"""Blocks and filters that several parts share."""
 
 from __future__ import annotations
 
@@ -240,3 +240,19 @@ def replay(statistics: Statistics) -> Iterator[None]:
         yield
     finally:
         _replaying.reset(token)
+
+
+def guided_filter(
+    guide: Float[Tensor, "b 1 h w"], x: Float[Tensor, "b c h w"], *, radius: int, eps: float = 1e-3
+) -> Float[Tensor, "b c h w"]:
+    """x smoothed but for the edges of the guide: x ~ a * guide + b in each window, and the mean of all fits (He, Sun
+    and Tang, ECCV 2010). Windows are cut off at the border.
+    """
+
+    def mean(y: Tensor) -> Tensor:
+        rows = F.avg_pool2d(y, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
+        return F.avg_pool2d(rows, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
+
+    mean_guide, mean_x = mean(guide), mean(x)
+    a = (mean(guide * x) - mean_guide * mean_x) / (mean(guide * guide) - mean_guide**2 + eps)
+    return mean(a) * guide + mean(mean_x - a * mean_guide)
