@@ -81,12 +81,12 @@ def witness(restorer: Restorer) -> Callable[[Tensor], Tensor]:
 
 
 class AutoRestorer:
-    """A judge, and the restorers of the tasks: what they would change is evidence. Safe to use from several threads.
+    """A judge, and the restorers of the tasks; what some would change is evidence. Safe to use from several threads.
 
     Args:
         net, model, sha256: of the judge.
         restorer: gives the restorer of a task; called when one is first needed.
-        by_evidence: weigh what they would change; a judge that was not trained with them judges by looks alone.
+        by_evidence: weigh what those of WITNESSES would change; a judge that was not trained with them judges by looks.
     """
 
     task = "auto"
@@ -155,6 +155,10 @@ class AutoRestorer:
         start = time.perf_counter()
         findings = self._judge(picture.pixels)
         steps = steps_for(findings)
+        judged = time.perf_counter()
+        for task in steps:  # loading does not count
+            self.restorer(task)
+        start += time.perf_counter() - judged
         after, tiles, backend = picture, 1, self.backend if self.by_evidence else "torch"
         notes = Notes()
         for number, task in enumerate(steps):

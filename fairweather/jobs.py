@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from fairweather import images
 from fairweather.auto import done_about, told
-from fairweather.backends import Notes
+from fairweather.backends import ENOUGH, Notes
 from fairweather.compare import side_by_side
 from fairweather.depth_picture import depth_files, depth_written
 from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError, one_line
@@ -142,6 +142,7 @@ class Outcome:
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
         where = told_place(r.device, r.backend)
         near = "" if r.bf16_psnr is None else f" {r.bf16_psnr:.1f} dB from fp32"
+        near += " and computed in that" if r.bf16_psnr is not None and r.bf16_psnr < ENOUGH else ""
         how = f"{found}{r.model} on {where}, {r.precision}{near}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Generator, Tensor
 
-from fairweather.models.layers import guided_filter
+from fairweather.models.layers import guided_filter, reduced
 
 Pixels = Float[Tensor, "3 h w"]
 Degradation = Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
@@ -751,20 +751,20 @@ def imagined_depth(clear: Pixels, generator: Generator) -> Float[Tensor, "1 h w"
     height, width = clear.shape[-2:]
     colours = torch.tensor([draw.uniform(-0.3, 1) for _ in range(3)]).view(1, 3, 1, 1)
     guide = (clear[None] * colours).sum(dim=1, keepdim=True)
-    low, high = guide.flatten().quantile(torch.tensor((0.02, 0.98)))
+    low, high = reduced(guide, 256).flatten().quantile(torch.tensor((0.02, 0.98)))
     guide = ((guide - low) / (high - low).clamp_min(1e-3)).clamp(0, 1)
     smooth = guided_filter(
         guide, guide, radius=max(2, max(height, width) // 60), eps=draw.log_uniform(3e-3, 5e-2)
     )
     cells = int(draw.uniform(2, 6))
     noise = torch.randn(1, 1, _LEVELS, cells, cells, generator=generator)
-    places = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=True)
+    places = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
     where = torch.cat([places, 2 * smooth[0, 0, ..., None][None] - 1], dim=-1)  # 1 h w (x y light)
     steps = F.grid_sample(noise, where[:, None], align_corners=True)[0, :, 0]  # 1 h w
     slope = _enlarge(_ramp(draw)[None] ** draw.log_uniform(0.7, 2), height, width)
     depth = draw.uniform(0, 1.5) * slope + draw.uniform(0.05, 0.5) * steps
     nearest = draw.uniform(0.02, 0.4)
-    return nearest + (1 - nearest) * (depth - depth.amin()) / (depth.amax() - depth.amin()).clamp_min(1e-3)
+    return nearest + (1 - nearest) * (depth - depth.amin() + 1e-6) / (depth.amax() - depth.amin() + 1e-6)
 
 
 class Lamps(NamedTuple):
@@ -916,7 +916,7 @@ def random_depth_haze(
     ranges: str,
     linear: bool = False,
 ) -> tuple[Pixels, Pixels]:
-    """Haze a clear picture by its true depth, rounded to 8 bit as a file is; gives (hazy, clear).
+    """Haze a clear picture by a depth, rounded to 8 bit as a file is; gives (hazy, clear).
 
     Args:
         depth: relative, its largest value over the whole picture 1. ranges: a name of HAZE_RANGES.

@@ -108,7 +108,7 @@ MODELS: dict[str, ModelInfo] = {
     "judge_small": ModelInfo(
         build=judge.judge_small,
         task=("auto",),
-        params=1_527_121,
+        params=1_524_049,
         bytes_per_pixel=30,
         multiple_of=1,
         restores=False,

@@ -1,4 +1,4 @@
-"""What the restorers would change in a picture, as numbers: evidence of what ails it.
+"""What the denoiser and the derainer would change in a picture, as numbers: evidence of what ails it.
 
 A derainer that was taught to leave clear pictures alone and changes this one has seen rain. The judge
 (`models/judge.py`) weighs this evidence against what the picture looks like.

@@ -2,7 +2,7 @@
 
 One small ConStyle encoder (IRConStyle, arXiv 2402.15784) looks at a reduced copy of the whole picture, for what fills
 the scene, another at the fine structure of pieces at full size, for what is in the pixels; a linear layer on their
-vectors judges by looks. That is weighed with what the restorers would change in the picture (`models/evidence.py`). The
+vectors judges by looks. That is weighed with what two restorers would change in the picture (`models/evidence.py`). The
 paper's encoder only guides a restorer: the judgement is ours.
 """
 

@@ -77,6 +77,7 @@ def test_a_recipe_builds_and_takes_a_step(
     if config.two_tasks:  # pictures with depth teach all parts
         scenes = tuple(source for source in config.sources if isinstance(source, Scenes))
         config = dataclasses.replace(config, sources=scenes)
+    torch.manual_seed(0)  # some weights leave parts of a DCMPNet without gradient for two steps
     net = network(dataclasses.replace(config, init=None)).train()
     module = system(net, config)
     patches = training_set(config)
@@ -87,7 +88,10 @@ def test_a_recipe_builds_and_takes_a_step(
     # beta and gamma start at 0, so some weights move from the second step on
     fitted(module, [default_collate([patches[2 * step], patches[2 * step + 1]]) for step in range(2)])
     moved = {k for k, v in net.named_parameters() if not torch.equal(before[k], v)}
-    assert moved == learning
+    shifts = {
+        k for k in before if k.endswith("position_bias.mlp.2.bias")
+    }  # of a softmax: rounding alone moves them
+    assert moved - shifts == learning - shifts
     weighs = {k for k in before if k.startswith("weigher.")}  # a judge's: learnt by itself, in its last stage
     assert learning == (weighs if config.evidence else before.keys() - weighs)
 
