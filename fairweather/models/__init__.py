@@ -31,7 +31,7 @@ from fairweather.models import (
     restormer,
     uformer,
 )
-from fairweather.models.constyle import ConStyle, published_encoder
+from fairweather.models.constyle import ConStyle, by_todays_names, published_encoder
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.weights import Weights
 
@@ -432,7 +432,7 @@ def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tupl
         net = _built(name, dict(arguments.items()) | overrides)
     except (ValueError, AttributeError) as error:
         raise WeightsError(f"{path} has unusable model_args ({error}); train it again") from None
-    return _filled(net, state, f"weights of {name}"), metadata
+    return _filled(net, by_todays_names(state), f"weights of {name}"), metadata
 
 
 def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -254,7 +254,20 @@ _PUBLISHED = {
     "Process_Module_bottom.": "bottom.",
     "local_fusion.": "fusion.mix.",
 }
+_EARLIER = {
+    "gate.weight": "fusion.gate.weight",
+    "gate.bias": "fusion.gate.bias",
+    "fusion.weight": "fusion.mix.weight",
+}
+"""What fairweather 0.1 called the tensors of a `GatedFusion`."""
 _TRAINING_ONLY = ("ConStyle.encoder_k.", "ConStyle.queue")
+
+
+def by_todays_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights of a network with ConStyle, as fairweather 0.1 saved them or since; any others as they are."""
+    if not _EARLIER.keys() <= state.keys():
+        return state
+    return {_EARLIER.get(name, name): value for name, value in state.items()}
 
 
 def published_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -145,3 +145,16 @@ def test_contradicting_shapes_are_refused() -> None:
 def test_a_switch_is_true_or_false(wrong: object) -> None:
     with pytest.raises(UsageError, match=f"mfm={wrong!r} of dcmpnet_small: expected true or false"):
         fw.create_model("dcmpnet_small", mfm=wrong)
+
+
+def test_weights_of_constyle_by_their_earlier_names_still_fit(tmp_path: Path) -> None:
+    net = fw.create_model("constyle_nafnet_small")
+    earlier = {
+        "fusion.gate.weight": "gate.weight",
+        "fusion.gate.bias": "gate.bias",
+        "fusion.mix.weight": "fusion.weight",
+    }
+    state = {earlier.get(name, name): value for name, value in net.state_dict().items()}
+    save_weights(state, tmp_path / "net.safetensors", {"model": "constyle_nafnet_small"}, half=False)
+    again = fw.create_model("constyle_nafnet_small", weights=tmp_path / "net.safetensors")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
