@@ -169,8 +169,7 @@ class AutoRestorer:
                 progress=progress and _of_several(progress, number, len(steps)),
             )
             after, tiles, backend = done.image, max(tiles, done.tiles), done.backend
-            notes.warnings += done.warnings
-            notes.compared(done.bf16_psnr)
+            notes.add(done.warnings, done.bf16_psnr)
         pixels = after.pixels
         if steps and strength != 1:
             pixels = torch.lerp(picture.pixels, pixels, strength).clamp(0, 1)
@@ -189,7 +188,7 @@ class AutoRestorer:
             tiles=tiles,
             seconds=time.perf_counter() - start,
             bf16_psnr=notes.bf16_psnr,
-            warnings=tuple(dict.fromkeys(notes.warnings)),
+            warnings=tuple(notes.warnings),
         )
 
     def restorer(self, task: str) -> Restorer:

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -343,6 +343,11 @@ class Notes:
         if text not in self.warnings:
             self.warnings.append(text)
             log.warning(text)
+
+    def add(self, warnings: Iterable[str], bf16_psnr: float | None) -> None:
+        """Add what came up in a part of the work and was logged there, each warning once."""
+        self.warnings += [text for text in dict.fromkeys(warnings) if text not in self.warnings]
+        self.compared(bf16_psnr)
 
     def compared(self, decibels: float | None) -> None:
         """Add how far bf16 is from fp32 for a tile; None says nothing."""

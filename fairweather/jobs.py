@@ -141,8 +141,9 @@ class Outcome:
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
         where = told_place(r.device, r.backend)
-        near = "" if r.bf16_psnr is None else f" {r.bf16_psnr:.1f} dB from fp32"
-        near += " and computed in that" if r.bf16_psnr is not None and r.bf16_psnr < ENOUGH else ""
+        near = ""
+        if r.bf16_psnr is not None:
+            near = f" {r.bf16_psnr:.1f} dB from fp32{' and computed in that' if r.bf16_psnr < ENOUGH else ''}"
         how = f"{found}{r.model} on {where}, {r.precision}{near}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 

@@ -181,6 +181,9 @@ class Restorer:
             if not done:
                 raise UsageError("the batch is empty: expected a tensor of at least one picture")
             depths = [r.depth for r in done if r.depth is not None]
+            notes = Notes()
+            for r in done:
+                notes.add(r.warnings, r.bf16_psnr)
             return dataclasses.replace(
                 done[0],
                 image=torch.stack([r.image for r in done]),
@@ -188,8 +191,8 @@ class Restorer:
                 picture=None,
                 tiles=sum(r.tiles for r in done),
                 seconds=sum(r.seconds for r in done),
-                bf16_psnr=min((r.bf16_psnr for r in done if r.bf16_psnr is not None), default=None),
-                warnings=tuple(dict.fromkeys(w for r in done for w in r.warnings)),
+                bf16_psnr=notes.bf16_psnr,
+                warnings=tuple(notes.warnings),
             )
         picture = to_picture(image)
         start = time.perf_counter()

@@ -759,7 +759,7 @@ def imagined_depth(clear: Pixels, generator: Generator) -> Float[Tensor, "1 h w"
     cells = int(draw.uniform(2, 6))
     noise = torch.randn(1, 1, _LEVELS, cells, cells, generator=generator)
     places = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
-    where = torch.cat([places, 2 * smooth[0, 0, ..., None][None] - 1], dim=-1)  # 1 h w (x y light)
+    where = torch.cat([places, 2 * smooth[:, 0, ..., None] - 1], dim=-1)  # 1 h w (x y light)
     steps = F.grid_sample(noise, where[:, None], align_corners=True)[0, :, 0]  # 1 h w
     slope = _enlarge(_ramp(draw)[None] ** draw.log_uniform(0.7, 2), height, width)
     depth = draw.uniform(0, 1.5) * slope + draw.uniform(0.05, 0.5) * steps

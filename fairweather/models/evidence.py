@@ -24,7 +24,7 @@ BLOCK = 16
 """Side of the blocks that a change is looked at in, in pixels."""
 CHANGE, STRUCTURE = 12, 10
 """How many numbers say what a restorer changed, and what a piece looks like."""
-EVIDENCE = 2 * 3 * CHANGE + 2 * STRUCTURE
+EVIDENCE = len(WITNESSES) * 3 * CHANGE + 2 * STRUCTURE
 """How many there are of a picture: of changes mean, most and least over its pieces, of structure mean and most."""
 
 

@@ -335,15 +335,24 @@ class UNetBlock(nn.Module):
     """Maps joined, and on the result twice an MAB and channel attention, with one residual around the four.
 
     Args:
-        join: brings the maps together, in `channels` channels.
+        sources, channels, projected: of the `Join`.
         size: side of blocks and grids.
         dense: RDCABs, as at the bottom of the U, instead of RCABs.
         bias: of every layer that has no rule of its own.
     """
 
-    def __init__(self, join: nn.Module, channels: int, size: int, *, dense: bool = False, bias: bool) -> None:
+    def __init__(
+        self,
+        sources: tuple[int, ...],
+        channels: int,
+        size: int,
+        *,
+        projected: tuple[int, ...] = (),
+        dense: bool = False,
+        bias: bool,
+    ) -> None:
         super().__init__()
-        self.join = join
+        self.join = Join(sources, channels, projected=projected, bias=bias or dense)
         attention = RDCAB if dense else RCAB
         self.blocks = nn.Sequential(
             MAB(channels, size, bias=bias),
@@ -435,12 +444,10 @@ class MAXIM(nn.Module):
         block = partial(UNetBlock, bias=True)
         self.inputs = nn.ModuleList(nn.Conv2d(3, c, 3, padding=1) for c in widths)
         self.encoders = nn.ModuleList(
-            block(Join((a, c), c, bias=True), c, s) for a, c, s in zip(above, widths, SIZES, strict=True)
+            block((a, c), c, s) for a, c, s in zip(above, widths, SIZES, strict=True)
         )
         self.downs = nn.ModuleList(nn.Conv2d(c, c, 4, stride=2, padding=1) for c in widths)
-        self.bottom = nn.Sequential(
-            *(block(Join((c3,), c3, bias=True), c3, DEEPEST, dense=True) for _ in range(bottlenecks))
-        )
+        self.bottom = nn.Sequential(*(block((c3,), c3, DEEPEST, dense=True) for _ in range(bottlenecks)))
         self.gates = nn.ModuleList(
             CrossGating(Join(widths, c, projected=(0, 1, 2), at=i, bias=True), b, c, s, bias=True)
             for i, (c, b, s) in enumerate(zip(widths, below, SIZES, strict=True))
@@ -449,8 +456,7 @@ class MAXIM(nn.Module):
             nn.ConvTranspose2d(b, c, 2, stride=2) for c, b in zip(widths, below, strict=True)
         )
         self.decoders = nn.ModuleList(
-            block(Join((c, c3, c2, c1), c, projected=(1, 2, 3), bias=True), c, s)
-            for c, s in zip(widths, SIZES, strict=True)
+            block((c, c3, c2, c1), c, s, projected=(1, 2, 3)) for c, s in zip(widths, SIZES, strict=True)
         )
         self.exit = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -485,25 +491,25 @@ class ConStyleMAXIM(ConStyleRestorer):
     def __init__(self, *, width: int, bottlenecks: int) -> None:
         super().__init__(width=width, activation=lambda _: nn.LeakyReLU(0.1), multiple_of=MULTIPLE)
         d = width
-        block, join = partial(UNetBlock, bias=False), partial(Join, bias=False)
+        block = partial(UNetBlock, bias=False)
         self.inputs = nn.ModuleList(nn.Conv2d(3, d, 3, padding=1, bias=False) for _ in SIZES)
-        self.encoder1 = block(join((d, d), d), d, SIZES[0])
-        self.encoder2 = block(join((2 * d, d), 2 * d), 2 * d, SIZES[1])
-        self.encoder3 = block(join((3 * d, d), 3 * d), 3 * d, SIZES[2])
+        self.encoder1 = block((d, d), d, SIZES[0])
+        self.encoder2 = block((2 * d, d), 2 * d, SIZES[1])
+        self.encoder3 = block((3 * d, d), 3 * d, SIZES[2])
         self.down1, self.down2, self.down3 = Down(d), Down(2 * d), Down(3 * d)
         self.bottom = nn.Sequential(
-            *(block(Join((4 * d,), 4 * d, bias=True), 4 * d, DEEPEST, dense=True) for _ in range(bottlenecks))
+            *(block((4 * d,), 4 * d, DEEPEST, dense=True) for _ in range(bottlenecks))
         )
         self.gates = nn.ModuleList(
-            CrossGating(join((d, 2 * d, 3 * d), d, projected=(1, 2), at=i), b, d, s, bias=False)
+            CrossGating(Join((d, 2 * d, 3 * d), d, projected=(1, 2), at=i, bias=False), b, d, s, bias=False)
             for i, (b, s) in enumerate(zip((d, d, 3 * d), SIZES, strict=True))
         )
         self.up3, self.up2, self.up1 = (
             nn.Conv2d(c, 4 * c, 3, padding=1, bias=False) for c in (3 * d, 3 * d, 2 * d)
         )
-        self.decoder3 = block(join((3 * d, d, d, d), 3 * d), 3 * d, SIZES[2])
-        self.decoder2 = block(join((3 * d, d, d, d), 2 * d), 2 * d, SIZES[1])
-        self.decoder1 = block(join((2 * d, d, d, d), 2 * d), 2 * d, SIZES[0])
+        self.decoder3 = block((3 * d, d, d, d), 3 * d, SIZES[2])
+        self.decoder2 = block((3 * d, d, d, d), 2 * d, SIZES[1])
+        self.decoder1 = block((2 * d, d, d, d), 2 * d, SIZES[0])
         self.exit = nn.Conv2d(2 * d, 3, 3, padding=1, bias=False)
 
     def restore(self, x: Float[Tensor, "b 3 h w"], style: Style) -> Float[Tensor, "b 3 h w"]:
