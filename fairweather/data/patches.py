@@ -24,7 +24,15 @@ from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, random_dept
 from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
 from fairweather.data.make import mapped_pixels
 from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped, matched
-from fairweather.data.transforms import Augment, augment, random_crop, reduce, reduce_known, vary_tones
+from fairweather.data.transforms import (
+    Augment,
+    augment,
+    blacken,
+    random_crop,
+    reduce,
+    reduce_known,
+    vary_tones,
+)
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.images import read_picture
 
@@ -82,6 +90,8 @@ class Clear:
     augment: Augment = "dihedral"
     tones: float = 0.0
     """How far gamma and colours of a patch are varied before it is degraded, see `vary_tones`."""
+    blacks: float = 0.0
+    """Share of the patches whose darkest pixels are made black before that, see `blacken`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +315,12 @@ class Patches(Dataset[Sample]):
             items = self.items[self.sources.index(source)]
             other = items[int(torch.randint(len(items), (), generator=generator))]
             window[1] = self._window(source, _layers(other, self.teacher), size, generator)[1]
+        if (
+            isinstance(source, Clear)
+            and source.blacks
+            and torch.rand((), generator=generator) < source.blacks
+        ):
+            window[0] = blacken(window[0])
         if source.tones:
             pictures = 2 if isinstance(source, Pairs) else 1
             window[:pictures] = vary_tones(window[:pictures], source.tones, generator)

@@ -27,6 +27,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "judge_evidence": judge.judge_evidence,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
     "dcmpnet_imagined": dcmpnet.dcmpnet_imagined,
+    "dcmpnet_blacks": dcmpnet.dcmpnet_blacks,
     "cleannet_small": nitedr.cleannet_small,
     "cleannet_official": nitedr.cleannet_official,
     "fusion_small": nitedr.fusion_small,

@@ -377,7 +377,7 @@ class TrainConfig:
 
     def _check_sources(self) -> None:
         for source in self.sources:
-            for name, most in (("weight", math.inf), ("tones", math.inf), ("strange", 1.0)):
+            for name, most in (("weight", math.inf), ("tones", math.inf), ("strange", 1.0), ("blacks", 1.0)):
                 value = getattr(source, name, 0.0)
                 if not 0 <= value <= most or value == math.inf:
                     upto = f"at least 0 and at most {most:g}" if most < math.inf else "a number of 0 or more"

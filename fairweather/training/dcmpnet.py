@@ -307,3 +307,26 @@ def dcmpnet_imagined() -> TrainConfig:
         validate_every=2400,
         seed=1,
     )
+
+
+def dcmpnet_blacks() -> TrainConfig:
+    """Third stage of dcmpnet_small: haze over pictures whose blacks are black.
+
+    Most of the clear photographs to learn from are scanned film with grey blacks, and what learnt from them left grey
+    blacks, and with them haze, in pictures of digital cameras.
+    """
+    before = dcmpnet_imagined()
+    return dataclasses.replace(
+        before,
+        recipe="dcmpnet_blacks",
+        sources=tuple(
+            dataclasses.replace(source, blacks=0.8)
+            if isinstance(source, Clear) and source.degradation != "none"
+            else source
+            for source in before.sources
+        ),
+        init=Path("runs/dcmpnet_imagined/weights.safetensors"),
+        steps=4500,
+        validate_every=4500,
+        seed=2,
+    )
