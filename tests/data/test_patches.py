@@ -277,6 +277,22 @@ def test_tones_vary_alike_in_both_pictures_of_a_pair_and_not_unasked(root: Path)
     assert not 0.99 < ratio.mean() < 1.01
 
 
+def test_blacks_are_black_in_their_share_of_the_patches_before_these_are_degraded(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(60, 200, (40, 40, 3), dtype=np.uint8)
+    PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
+
+    def patches(share: float) -> list[Sample]:
+        source = Clear(path=Path(), degradation="haze", augment="none", blacks=share)
+        return list(islice(Patches([source], root=tmp_path, size=32, seed=0), 40))
+
+    before, after = patches(0.0)[0], patches(1.0)[0]
+    assert before.target.min() > 0.23
+    assert after.target.min() == 0 < before.target.max() - after.target.max() < 0.1  # whites stay nearly as bright
+    assert 0.01 < (after.target.amin(dim=0) == 0).float().mean() < 0.03
+    assert after.degraded.min() > 0.01  # the haze is over the blackened picture
+    assert 10 < sum(bool(patch.target.min() == 0) for patch in patches(0.5)) < 30
+
+
 def test_disparity_comes_from_the_teacher_turned_like_its_picture(root: Path) -> None:
     patches = Patches([PAIRS, CLEAR], root=root, size=16, seed=0, zoom=(0.8, 1.0), teacher=nearness)
     unknown = 0
