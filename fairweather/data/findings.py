@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from fairweather.data.degradations import DEGRADATIONS, quantise
-from fairweather.data.patches import Pairs, Patches, Pictures, Sample, Scenes, Source
+from fairweather.data.patches import Pairs, Patches, Pictures, Sample, Scenes, Source, drawn_by
 from fairweather.metrics import psnr
 from fairweather.models.judge import FINDINGS
 
@@ -115,7 +115,7 @@ class JudgedPatches(Dataset[Judged]):
         self.seed, self.second = seed, tuple(second)
 
     def __getitem__(self, index: int) -> Judged:
-        generator = Generator().manual_seed((self.seed << 32) + index)
+        generator = drawn_by(self.seed, index)
         which = int(torch.multinomial(self.weights, 1, generator=generator))
         second = ""
         if self.second and float(torch.rand((), generator=generator)) < 0.2:

@@ -230,6 +230,15 @@ def _sample(source: Source, layers: Sequence[Tensor], generator: Generator) -> S
     return Sample(degraded, target, disparity)
 
 
+def drawn_by(seed: int, number: int) -> Generator:
+    """What the sample of this number is drawn from; other seeds have other samples.
+
+    torch heeds the lower 32 bits of a generator's seed alone. In these each seed has a stretch of its own, as far from
+    those of others as can be: golden ratio.
+    """
+    return Generator().manual_seed((seed * 0x9E3779B1 + number) % 2**32)
+
+
 Number = int | tuple[int, int]
 """Which patch: its number, or (number, size) for another size than the usual."""
 
@@ -289,7 +298,7 @@ class Patches(Dataset[Sample]):
     def _begin(self, index: Number) -> tuple[int, Generator]:
         """The size of a patch, and what all else is drawn from."""
         number, size = index if isinstance(index, tuple) else (index, self.size)
-        return size, Generator().manual_seed((self.seed << 32) + number)
+        return size, drawn_by(self.seed, number)
 
     def _item(self, generator: Generator) -> tuple[Source, Item]:
         which = int(torch.multinomial(self.weights, 1, generator=generator))

@@ -326,7 +326,7 @@ def dcmpnet_blacks() -> TrainConfig:
             for source in before.sources
         ),
         init=Path("runs/dcmpnet_imagined/weights.safetensors"),
-        steps=4500,
-        validate_every=4500,
+        steps=4000,
+        validate_every=4000,
         seed=2,
     )

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fairweather.auto import witness
 from fairweather.data.findings import Judged, JudgedPictures
-from fairweather.data.patches import Clear, Pairs, Scenes
+from fairweather.data.patches import Clear, Pairs, Scenes, drawn_by
 from fairweather.errors import UsageError
 from fairweather.files import written_whole
 from fairweather.loading import load
@@ -105,7 +105,7 @@ class Gathered(Dataset[Seen]):
 
     def __getitem__(self, index: int) -> Seen:
         if self.seed is not None:
-            generator = Generator().manual_seed((self.seed << 32) + index)
+            generator = drawn_by(self.seed, index)
             index = int(torch.randint(len(self), (), generator=generator))
         return Seen(*(values[index] for values in self.seen))
 
