@@ -66,6 +66,13 @@ class TwoTasks:
             raise UsageError(
                 f"two_tasks.weighting and consistency are of scheme=paper, not of {self.scheme}; leave them out"
             )
+        if not self.negatives and not self.contrastive:
+            raise UsageError("two_tasks.negatives=false is of the contrastive loss: set two_tasks.contrastive too")
+        if self.teacher_values != "disparity" and not self.teacher.startswith(("folder:", "transformers:")):
+            raise UsageError(
+                f"two_tasks.teacher_values={self.teacher_values} is of folders and of transformers, not of "
+                f"two_tasks.teacher={self.teacher}; leave it out"
+            )
         for name in ("consistency", "departure", "inner_depth", "contrastive"):
             if getattr(self, name) < 0:
                 raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")

@@ -326,6 +326,8 @@ def test_a_scheme_without_its_depth_network_is_refused(scheme: str, fitted: Fit)
         ("two_tasks.contrastive=1", "two_tasks.contrastive needs VGG-19: set two_tasks.vgg to a file"),
         ("two_tasks.inner_depth=-1", "two_tasks.inner_depth=-1.0 must be 0 or more"),
         ("two_tasks.consistency=-0.5", "two_tasks.consistency=-0.5 must be 0 or more"),
+        ("two_tasks.negatives=false", "two_tasks.negatives=false is of the contrastive loss"),
+        ("two_tasks.teacher_values=depth", "not of two_tasks.teacher=none; leave it out"),
         ("two_tasks.scheme=offical", "--set two_tasks.scheme='offical': input should be 'paper', 'early'"),
         ("two_tasks.schem=paper", "unknown setting 'schem'; did you mean 'scheme'"),
         ("two_tasks.weighting=abs", "--set two_tasks.weighting='abs'"),
