@@ -389,6 +389,13 @@ class TrainConfig:
                 if not 0 <= value <= most or value == math.inf:
                     upto = f"at least 0 and at most {most:g}" if most < math.inf else "a number of 0 or more"
                     raise UsageError(f"{name}={value} of the source {source.path} must be {upto}")
+        for source in self.validation:
+            for name in ("tones", "strange", "blacks"):
+                if value := getattr(source, name, 0.0):
+                    raise UsageError(
+                        f"{name}={value} of the source {source.path} would do nothing: validation takes pictures as "
+                        "they are; leave it out"
+                    )
         if not any(source.weight for source in self.sources):
             raise UsageError("the weights of all sources are 0: there is nothing to train on")
 

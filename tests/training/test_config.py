@@ -76,6 +76,10 @@ def test_constructor_arguments_can_be_added() -> None:
             'sources=[{"path": "x", "degradation": "haze", "blacks": 1.5}]',
             "blacks=1.5 of the source x must be at least 0 and at most 1",
         ),
+        (
+            'validation=[{"path": "x", "degradation": "haze", "blacks": 1}]',
+            "blacks=1.0 of the source x would do nothing: validation takes pictures as they are; leave it out",
+        ),
         ("seed=-1", "seed=-1 must be at least 0"),
         ("task=dance", "unknown task 'dance'"),
         ("sources=[3]", "sources.0"),
