@@ -326,6 +326,7 @@ def dcmpnet_blacks() -> TrainConfig:
             for source in before.sources
         ),
         init=Path("runs/dcmpnet_imagined/weights.safetensors"),
+        two_tasks=TwoTasks(inner_depth=0.1, departure=0.3, restraint=0.3),
         steps=4000,
         validate_every=4000,
         seed=2,
