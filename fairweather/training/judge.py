@@ -332,33 +332,12 @@ def judge_rooms() -> TrainConfig:
     )
 
 
-def judge_blacks() -> TrainConfig:
-    """What ails a picture, fourth stage: haze over pictures whose blacks are black, see `dcmpnet_blacks`.
-
-    What learnt haze over scanned film took rooms in faint haze for clear.
-    """
-    before = judge_rooms()
-    return dataclasses.replace(
-        before,
-        recipe="judge_blacks",
-        sources=tuple(
-            dataclasses.replace(source, blacks=0.8)
-            if isinstance(source, Clear) and source.degradation in ("haze", "imagined_haze")
-            else source
-            for source in before.sources
-        ),
-        init=Path("runs/judge_rooms/weights.safetensors"),
-        steps=1200,
-        seed=3,
-    )
-
-
 def judge_evidence() -> TrainConfig:
     """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see."""
     return dataclasses.replace(
         judge_small(),
         recipe="judge_evidence",
-        init=Path("runs/judge_blacks/weights.safetensors"),
+        init=Path("runs/judge_rooms/weights.safetensors"),
         evidence=8000,
         patch=320,
         batch=256,
