@@ -67,7 +67,9 @@ class TwoTasks:
                 f"two_tasks.weighting and consistency are of scheme=paper, not of {self.scheme}; leave them out"
             )
         if not self.negatives and not self.contrastive:
-            raise UsageError("two_tasks.negatives=false is of the contrastive loss: set two_tasks.contrastive too")
+            raise UsageError(
+                "two_tasks.negatives=false is of the contrastive loss: set two_tasks.contrastive too"
+            )
         if self.teacher_values != "disparity" and not self.teacher.startswith(("folder:", "transformers:")):
             raise UsageError(
                 f"two_tasks.teacher_values={self.teacher_values} is of folders and of transformers, not of "
