@@ -359,7 +359,7 @@ def test_no_depth_anywhere_is_refused(tasks: dict[str, Any]) -> None:
     pairs = tuple(source for source in config.sources if isinstance(source, Pairs))
     settings = {
         "sources": pairs,
-        "validation": pairs,
+        "validation": config.validation,
         "recipe": "test",
         "model": "dcmpnet_small",
         "task": "dehaze",
