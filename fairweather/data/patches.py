@@ -91,7 +91,7 @@ class Clear:
     tones: float = 0.0
     """How far gamma and colours of a patch are varied before it is degraded, see `vary_tones`."""
     blacks: float = 0.0
-    """Share of the patches whose darkest pixels are made black before that, see `blacken`."""
+    """Share of the patches whose darkest pixels are made black before all else, see `blacken`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,10 +233,15 @@ def _sample(source: Source, layers: Sequence[Tensor], generator: Generator) -> S
 def drawn_by(seed: int, number: int) -> Generator:
     """What the sample of this number is drawn from; other seeds have other samples.
 
-    torch heeds the lower 32 bits of a generator's seed alone. In these each seed has a stretch of its own, as far from
-    those of others as can be: golden ratio.
+    torch heeds the lower 32 bits of a generator's seed alone. In these the stretches of seeds from 0 on lie far apart
+    (golden ratio).
     """
     return Generator().manual_seed((seed * 0x9E3779B1 + number) % 2**32)
+
+
+def _chance(share: float, generator: Generator) -> bool:
+    """True for a share of the draws. A share of 0 draws nothing, so that recipes without see what they saw before."""
+    return share > 0 and bool(torch.rand((), generator=generator) < share)
 
 
 Number = int | tuple[int, int]
@@ -316,19 +321,11 @@ class Patches(Dataset[Sample]):
                 "continued by mirroring; a smaller patch (--set patch=N) would not need that"
             )
         window = self._window(source, layers, size, generator)
-        if (
-            isinstance(source, Scenes)
-            and source.strange
-            and torch.rand((), generator=generator) < source.strange
-        ):
+        if isinstance(source, Scenes) and _chance(source.strange, generator):
             items = self.items[self.sources.index(source)]
             other = items[int(torch.randint(len(items), (), generator=generator))]
             window[1] = self._window(source, _layers(other, self.teacher), size, generator)[1]
-        if (
-            isinstance(source, Clear)
-            and source.blacks
-            and torch.rand((), generator=generator) < source.blacks
-        ):
+        if isinstance(source, Clear) and _chance(source.blacks, generator):
             window[0] = blacken(window[0])
         if source.tones:
             pictures = 2 if isinstance(source, Pairs) else 1

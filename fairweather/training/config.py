@@ -46,7 +46,8 @@ class TwoTasks:
     reconstruction="scattering"): few scenes teach little, and where they are in doubt the guess should stand."""
     restraint: float = 1.0
     """`restraint` of the published network, see `DCMPNet` (ours, for reconstruction="scattering"); chosen on held-back
-    pictures after training, which does without."""
+    pictures after training. Training itself is under that of the weights it starts from (`init`), without if there are
+    none."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0
@@ -395,8 +396,8 @@ class TrainConfig:
             for name in ("tones", "strange", "blacks"):
                 if value := getattr(source, name, 0.0):
                     raise UsageError(
-                        f"{name}={value} of the source {source.path} would do nothing: validation takes pictures as "
-                        "they are; leave it out"
+                        f"{name}={value} of the source {source.path} would do nothing: validation does not vary "
+                        "pictures; leave it out"
                     )
         if not any(source.weight for source in self.sources):
             raise UsageError("the weights of all sources are 0: there is nothing to train on")

@@ -313,7 +313,8 @@ def dcmpnet_blacks() -> TrainConfig:
     """Third stage of dcmpnet_small: haze over pictures whose blacks are black.
 
     Most of the clear photographs to learn from are scanned film with grey blacks, and what learnt from them left grey
-    blacks, and with them haze, in pictures of digital cameras.
+    blacks, and with them haze, in pictures of digital cameras. It learns under the restraint of the second stage, which
+    those weights bring along.
     """
     before = dcmpnet_imagined()
     return dataclasses.replace(

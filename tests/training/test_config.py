@@ -78,7 +78,7 @@ def test_constructor_arguments_can_be_added() -> None:
         ),
         (
             'validation=[{"path": "x", "degradation": "haze", "blacks": 1}]',
-            "blacks=1.0 of the source x would do nothing: validation takes pictures as they are; leave it out",
+            "blacks=1.0 of the source x would do nothing: validation does not vary pictures; leave it out",
         ),
         ("seed=-1", "seed=-1 must be at least 0"),
         ("task=dance", "unknown task 'dance'"),
