@@ -437,7 +437,7 @@ def compress(picture: Pixels, *, quality: int, subsampling: bool) -> Pixels:
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """Random numbers from one generator."""
 
     generator: Generator
@@ -457,7 +457,7 @@ class _Draw:
 
 def random_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Noise of sigma 0 to 55, one time in five clipped and rounded like a camera's file."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     sigma = draw.uniform(0, 55)
     return add_noise(clear, sigma=sigma, generator=generator, clip=draw.chance(0.2)), clear
 
@@ -466,7 +466,7 @@ def random_noise_of(least: float, most: float) -> Degradation:
     """Noise as IRConStyle trains with, of a sigma between these two, not clipped (specification 12.2)."""
 
     def noisy(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        sigma = _Draw(generator).uniform(least, most)
+        sigma = Draw(generator).uniform(least, most)
         return add_noise(clear, sigma=sigma, generator=generator), clear
 
     return noisy
@@ -478,7 +478,7 @@ def random_camera_noise(clear: Tensor, generator: Generator) -> tuple[Tensor, Te
     Six in ten are coarse as well, of blotches a few pixels wide, as what cameras' own smoothing leaves; often of colour
     more than of brightness, since they smooth colour more.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     sigma, read = draw.log_uniform(1, 15), draw.uniform(0.05, 0.8)
     smoothing = draw.uniform(0.3, 1.2) if draw.chance(0.5) else 0.0
     coarse = draw.uniform(0.2, 0.9) if draw.chance(0.6) else 0.0  # share of the variance
@@ -506,7 +506,7 @@ def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     Six nights in ten have lamps, with a halo each that the rain makes, and streaks that shine in it. One picture in
     twenty stays without rain, so that a clear picture is left alone, lamps and all.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     height, width = clear.shape[-2:]
     night = draw.chance(0.3)
     target = _random_night(clear, draw) if night else clear
@@ -546,7 +546,7 @@ def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 
 def random_roadscene_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Rain with the measured properties of RoadScene-rain, its spread of directions and its JPEG included."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     streaks = rain_streaks(
         *clear.shape[-2:],
         mean=draw.uniform(0.12, 0.16),
@@ -557,7 +557,7 @@ def random_roadscene_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, 
     return compress(add_rain(clear, streaks), quality=95, subsampling=True), clear
 
 
-def _random_night(clear: Tensor, draw: _Draw) -> Tensor:
+def _random_night(clear: Tensor, draw: Draw) -> Tensor:
     cast = (1.0, draw.uniform(0.75, 1.0), draw.uniform(0.5, 1.0))
     cast = cast if draw.chance(0.7) else cast[::-1]
     return darken(clear, gain=draw.uniform(0.25, 0.9), gamma=draw.uniform(1.0, 2.2), cast=cast)
@@ -565,7 +565,7 @@ def _random_night(clear: Tensor, draw: _Draw) -> Tensor:
 
 def random_blur(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Straight motion blur of 1 to 25 pixels in any direction."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     return motion_blur(clear, length=draw.uniform(1, 25), angle=draw.uniform(-90, 90)), clear
 
 
@@ -573,7 +573,7 @@ def random_shake(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Blur of a moving camera: straight or crooked, one path or two that change over smoothly (a camera that turns, a
     scene that moves), mixed in light; sometimes with a little noise and JPEG. One picture in twenty stays sharp.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     if draw.chance(0.05):
         return clear, clear
     gamma = draw.one_of(1.0, 2.2, 2.2)
@@ -587,7 +587,7 @@ def random_shake(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return _photograph(blurred, draw, tones=False), clear
 
 
-def _random_path(draw: _Draw, extent: float) -> Float[Tensor, "k k"]:
+def _random_path(draw: Draw, extent: float) -> Float[Tensor, "k k"]:
     if draw.chance(0.3):
         return line_kernel(extent, draw.uniform(-90, 90), 0.5)
     return shake_kernel(extent, draw.generator)
@@ -595,7 +595,7 @@ def _random_path(draw: _Draw, extent: float) -> Float[Tensor, "k k"]:
 
 def random_snow(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Lowered contrast, then falling snow, light to heavy, in any direction near the vertical (ImageNet-C's two)."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     flakes = snow_flakes(
         *clear.shape[-2:],
         mean=draw.uniform(0.1, 0.5),
@@ -614,7 +614,7 @@ def random_two_rounds(clear: Tensor, generator: Generator) -> tuple[Tensor, Tens
 
     The order is the paper's, the ranges are near its own. The size of the picture stays.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     height, width = clear.shape[-2:]
     degraded = _one_round(clear, draw, (height, width), blurred=1.0, sigma=3.0, shrink=0.15, noise=30)
     degraded = _one_round(degraded, draw, (height, width), blurred=0.8, sigma=1.5, shrink=0.3, noise=25)
@@ -626,7 +626,7 @@ def random_two_rounds(clear: Tensor, generator: Generator) -> tuple[Tensor, Tens
 
 def _one_round(
     picture: Tensor,
-    draw: _Draw,
+    draw: Draw,
     whole: tuple[int, int],
     *,
     blurred: float,
@@ -649,7 +649,7 @@ def _one_round(
     return compress(picture, quality=int(draw.uniform(30, 95)), subsampling=True)
 
 
-def _resized(picture: Tensor, size: tuple[int, int], draw: _Draw) -> Tensor:
+def _resized(picture: Tensor, size: tuple[int, int], draw: Draw) -> Tensor:
     mode = ("area", "bilinear", "bicubic")[int(draw.uniform(0, 3))]
     return F.interpolate(picture[None], size, mode=mode)[0].clamp(0, 1)
 
@@ -659,7 +659,7 @@ def random_mixed(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 
     What ConStyle v2 trains its encoder on (arXiv 2406.18242).
     """
-    return (random_snow if _Draw(generator).chance(0.4) else random_two_rounds)(clear, generator)
+    return (random_snow if Draw(generator).chance(0.4) else random_two_rounds)(clear, generator)
 
 
 def untouched(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -703,7 +703,7 @@ def random_transmission(height: int, width: int, generator: Generator) -> Float[
     transmission is m or, where the haze is uneven, somewhat more. Ramps mostly grow thicker upwards, as outdoors.
     It is not tied to any depth map, so a network learns what haze is and not the depth of a few rooms.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     thickness = torch.ones(_GRID, _GRID)
     if not draw.chance(0.15):
         ramp = draw.chance(0.65)
@@ -716,7 +716,7 @@ def random_transmission(height: int, width: int, generator: Generator) -> Float[
     return _enlarge(transmission[None], height, width, low=0.04)  # 1 h w
 
 
-def _ramp(draw: _Draw) -> Float[Tensor, "g g"]:
+def _ramp(draw: Draw) -> Float[Tensor, "g g"]:
     """From 0 at one side to 1 at the other, upwards or nearly so three times in four."""
     upwards = draw.chance(0.75)
     angle = math.radians(draw.uniform(-20, 20) if upwards else draw.uniform(-180, 180))
@@ -730,7 +730,7 @@ def random_clouds(height: int, width: int, generator: Generator) -> Float[Tensor
 
     Ours, after the look of NH-HAZE (Ancuti et al., CVPRW 2020), where a machine blows the haze.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     blobs = _fractal(generator, cells=int(draw.uniform(2, 4)), octaves=int(draw.uniform(1, 4)))
     cover = torch.sigmoid(draw.uniform(0.8, 2) * (blobs - draw.uniform(-0.5, 1)))
     thickness = draw.uniform(0.1, 0.8) + draw.uniform(0.6, 2.5) * cover
@@ -747,7 +747,7 @@ def imagined_depth(clear: Pixels, generator: Generator) -> Float[Tensor, "1 h w"
     Smooth noise over place and light, so that it steps where the picture does and is even where the picture is. There
     are few pictures with true depth; a network that sees many with this one looks at the haze of things and walls.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     height, width = clear.shape[-2:]
     colours = torch.tensor([draw.uniform(-0.3, 1) for _ in range(3)]).view(1, 3, 1, 1)
     guide = (clear[None] * colours).sum(dim=1, keepdim=True)
@@ -782,7 +782,7 @@ def random_street_lamps(height: int, width: int, generator: Generator) -> Lamps:
     Ours. Drops scatter light forward, so a halo is brightest at its lamp and falls off as (1 + (r / radius)^2)^-1.5,
     r the distance; without rain a lamp has only the narrow gleam that a lens makes.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
     light, halo = torch.zeros(3, height, width), torch.zeros(3, height, width)
     for _ in range(int(draw.uniform(1, 5))):
@@ -800,7 +800,7 @@ def _falloff(squared: Float[Tensor, "h w"], radius: float) -> Float[Tensor, "h w
     return (1 + squared / radius**2) ** -1.5
 
 
-def _lamp_colour(draw: _Draw) -> tuple[float, float, float]:
+def _lamp_colour(draw: Draw) -> tuple[float, float, float]:
     if draw.chance(0.25):
         return draw.uniform(0.7, 1.0), 0.95, 1.0
     green = draw.uniform(0.6, 0.95)
@@ -812,7 +812,7 @@ def random_lamps(height: int, width: int, generator: Generator) -> Float[Tensor,
 
     Ours. A lamp adds colour * strength / (1 + (r / radius)^2)^1.5, r its distance.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     y, x = _positions()
     sky = draw.uniform(0.03, 0.2)
     light = torch.tensor([sky, sky, sky * draw.uniform(1, 1.4)]).view(3, 1, 1).repeat(1, _GRID, _GRID)
@@ -824,7 +824,7 @@ def random_lamps(height: int, width: int, generator: Generator) -> Float[Tensor,
 
 
 def _random_airlight(
-    draw: _Draw, *, darkest: float = 0.6, brightest: float = 1.0, most_tint: float = 0.12
+    draw: Draw, *, darkest: float = 0.6, brightest: float = 1.0, most_tint: float = 0.12
 ) -> Airlight:
     """Grey with the bright ones favoured, one time in three tinted bluish or yellowish as real haze is."""
     grey = brightest - (brightest - darkest) * draw.uniform(0, 1) ** 1.7
@@ -839,7 +839,7 @@ def random_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     Some pictures also differ from the clear one in gamma and contrast, or have noise or JPEG, as photographs of
     real haze do. All are rounded to 8 bit, which is much where the haze is dense.
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     if draw.chance(0.03):
         return random_night_haze(clear, generator)
     if draw.chance(0.12):
@@ -852,7 +852,7 @@ def random_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 
 def random_patchy_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Clouds of haze as NH-HAZE has them, darker and bluer than outdoor haze; an extension of ours."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     height, width = clear.shape[-2:]
     transmission = random_clouds(height, width, generator)
     airlight = _random_airlight(draw, darkest=0.45, brightest=0.9, most_tint=0.2)
@@ -861,7 +861,7 @@ def random_patchy_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Ten
 
 def random_night_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """A dark scene in haze that glows around lamps; the target is dark but clear. An extension of ours."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     target = _random_night(clear, draw)
     height, width = clear.shape[-2:]
     transmission = random_transmission(height, width, generator)
@@ -869,7 +869,7 @@ def random_night_haze(clear: Tensor, generator: Generator) -> tuple[Tensor, Tens
     return _photograph(scatter(target, transmission, airlight=lamps), draw), target
 
 
-def _photograph(hazy: Tensor, draw: _Draw, *, tones: bool = True) -> Tensor:
+def _photograph(hazy: Tensor, draw: Draw, *, tones: bool = True) -> Tensor:
     """What a camera and a file do to a picture, each only sometimes; rounding to 8 bit always.
 
     Args:
@@ -886,23 +886,23 @@ def _photograph(hazy: Tensor, draw: _Draw, *, tones: bool = True) -> Tensor:
     return quantise(hazy)
 
 
-def _its(draw: _Draw) -> tuple[float, Airlight]:
+def _its(draw: Draw) -> tuple[float, Airlight]:
     return draw.uniform(0.6, 1.8), draw.uniform(0.7, 1.0)
 
 
-def _ots(draw: _Draw) -> tuple[float, Airlight]:
+def _ots(draw: Draw) -> tuple[float, Airlight]:
     beta = draw.one_of(0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2)
     return OTS_DEPTH * beta, draw.one_of(0.8, 0.85, 0.9, 0.95, 1.0)
 
 
-def _wide(draw: _Draw) -> tuple[float, Airlight]:
+def _wide(draw: Draw) -> tuple[float, Airlight]:
     return draw.log_uniform(0.25, 3), _random_airlight(draw)
 
 
 OTS_DEPTH = 10.0
 """The largest depth, in the unit that RESIDE's outdoor beta belong to. Assumed: beta times it is then 0.4 to 2, about
 what it is indoors."""
-HAZE_RANGES: dict[str, Callable[[_Draw], tuple[float, Airlight]]] = {"its": _its, "ots": _ots, "wide": _wide}
+HAZE_RANGES: dict[str, Callable[[Draw], tuple[float, Airlight]]] = {"its": _its, "ots": _ots, "wide": _wide}
 """Random beta (for depth whose largest value is 1) and airlight. its: as RESIDE's indoor training set, beta 0.6-1.8
 and airlight 0.7-1.0, both uniform. ots: as its outdoor one, beta one of seven and airlight one of five values (Li et
 al., TIP 2019). wide, ours: beta log-uniform in 0.25-3, airlight 0.6-1.0 with bright ones favoured, at times tinted."""
@@ -922,13 +922,13 @@ def random_depth_haze(
         depth: relative, its largest value over the whole picture 1. ranges: a name of HAZE_RANGES.
         linear: see `scatter`; RESIDE's haze is not.
     """
-    beta, airlight = HAZE_RANGES[ranges](_Draw(generator))
+    beta, airlight = HAZE_RANGES[ranges](Draw(generator))
     return quantise(add_haze(clear, depth, beta=beta, airlight=airlight, linear=linear)), clear
 
 
 def random_imagined_haze(clear: Pixels, generator: Generator) -> tuple[Pixels, Pixels]:
     """Haze by an imagined depth, two times in three in the ranges of RESIDE's rooms, else in ours."""
-    draw = _Draw(generator)
+    draw = Draw(generator)
     depth = imagined_depth(clear, generator)
     return random_depth_haze(clear, depth, generator, ranges="its" if draw.chance(2 / 3) else "wide")
 

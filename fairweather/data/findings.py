@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from fairweather.data.degradations import DEGRADATIONS, quantise
+from fairweather.data.degradations import DEGRADATIONS, Draw, quantise
 from fairweather.data.patches import Pairs, Patches, Pictures, Sample, Scenes, Source, drawn_by
 from fairweather.metrics import psnr
 from fairweather.models.judge import FINDINGS
@@ -118,7 +118,7 @@ class JudgedPatches(Dataset[Judged]):
         generator = drawn_by(self.seed, index)
         which = int(torch.multinomial(self.weights, 1, generator=generator))
         second = ""
-        if self.second and float(torch.rand((), generator=generator)) < 0.2:
+        if self.second and Draw(generator).chance(0.2):
             second = self.second[int(torch.randint(len(self.second), (), generator=generator))]
         return judged(self.patches[which][index], self.ailments[which], second, generator)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
-from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, random_depth_haze
+from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, Draw, random_depth_haze
 from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
 from fairweather.data.make import mapped_pixels
 from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped, matched
@@ -239,11 +239,6 @@ def drawn_by(seed: int, number: int) -> Generator:
     return Generator().manual_seed((seed * 0x9E3779B1 + number) % 2**32)
 
 
-def _chance(share: float, generator: Generator) -> bool:
-    """True for a share of the draws. A share of 0 draws nothing, so that recipes without see what they saw before."""
-    return share > 0 and bool(torch.rand((), generator=generator) < share)
-
-
 Number = int | tuple[int, int]
 """Which patch: its number, or (number, size) for another size than the usual."""
 
@@ -320,12 +315,13 @@ class Patches(Dataset[Sample]):
                 f"{_name(item)} has {width}x{height} pixels, less than a patch of {size}: it and others like it are "
                 "continued by mirroring; a smaller patch (--set patch=N) would not need that"
             )
-        window = self._window(source, layers, size, generator)
-        if isinstance(source, Scenes) and _chance(source.strange, generator):
+        window, draw = self._window(source, layers, size, generator), Draw(generator)
+        # Without them nothing is drawn, so that recipes from before see what they saw.
+        if isinstance(source, Scenes) and source.strange and draw.chance(source.strange):
             items = self.items[self.sources.index(source)]
             other = items[int(torch.randint(len(items), (), generator=generator))]
             window[1] = self._window(source, _layers(other, self.teacher), size, generator)[1]
-        if isinstance(source, Clear) and _chance(source.blacks, generator):
+        if isinstance(source, Clear) and source.blacks and draw.chance(source.blacks):
             window[0] = blacken(window[0])
         if source.tones:
             pictures = 2 if isinstance(source, Pairs) else 1
