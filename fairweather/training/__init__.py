@@ -28,6 +28,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "dcmpnet_small": dcmpnet.dcmpnet_small,
     "dcmpnet_imagined": dcmpnet.dcmpnet_imagined,
     "dcmpnet_blacks": dcmpnet.dcmpnet_blacks,
+    "dcmpnet_long": dcmpnet.dcmpnet_long,
     "cleannet_small": nitedr.cleannet_small,
     "cleannet_official": nitedr.cleannet_official,
     "fusion_small": nitedr.fusion_small,

@@ -332,3 +332,21 @@ def dcmpnet_blacks() -> TrainConfig:
         validate_every=4000,
         seed=2,
     )
+
+
+def dcmpnet_long() -> TrainConfig:
+    """Fourth stage of dcmpnet_small: longer than those before, at their first rate, over patches that none of them saw.
+
+    After the third stage the network did no better on scenes that it learnt from than on others: it had not learnt enough
+    of them, rather than too much.
+    """
+    return dataclasses.replace(
+        dcmpnet_blacks(),
+        recipe="dcmpnet_long",
+        init=Path("runs/dcmpnet_blacks/weights.safetensors"),
+        model_args={"restraint": 0.5},
+        learning_rate=4e-4,
+        steps=6200,
+        validate_every=3100,
+        seed=5,
+    )
