@@ -76,6 +76,10 @@ class TwoTasks:
                 f"two_tasks.teacher_values={self.teacher_values} is of folders and of transformers, not of "
                 f"two_tasks.teacher={self.teacher}; leave it out"
             )
+        if self.vgg and not self.contrastive:
+            raise UsageError(
+                f"two_tasks.vgg={self.vgg} is of the contrastive loss: set two_tasks.contrastive too"
+            )
         for name in ("consistency", "departure", "inner_depth", "contrastive"):
             if getattr(self, name) < 0:
                 raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
@@ -376,6 +380,10 @@ class TrainConfig:
             "fusion": (self.fusion is not None, ("contrast", "two_tasks")),
             "pretrain": (self.pretrain is not None, ("two_tasks", "model_args")),
         }
+        if self.psnr_ceiling != TrainConfig.psnr_ceiling and not self.two_tasks:
+            raise UsageError(
+                f"psnr_ceiling={self.psnr_ceiling:g} would do nothing: it is of two_tasks; leave it out"
+            )
         usual = {setting.name: setting.default for setting in fields(self)} | {"model_args": {}}
         for kind, (chosen, others) in kinds.items():
             for name in ("loss", "fft", *others) if chosen else ():
@@ -393,11 +401,12 @@ class TrainConfig:
                     upto = f"at least 0 and at most {most:g}" if most < math.inf else "a number of 0 or more"
                     raise UsageError(f"{name}={value} of the source {source.path} must be {upto}")
         for source in self.validation:
-            for name in ("tones", "strange", "blacks"):
-                if value := getattr(source, name, 0.0):
+            for name in ("weight", "augment", "tones", "strange", "blacks"):
+                usual = getattr(type(source), name, None)
+                if (value := getattr(source, name, usual)) != usual:
                     raise UsageError(
-                        f"{name}={value} of the source {source.path} would do nothing: validation does not vary "
-                        "pictures; leave it out"
+                        f"{name}={value} of the source {source.path} would do nothing: validation takes every picture, "
+                        "as it is; leave it out"
                     )
         if not any(source.weight for source in self.sources):
             raise UsageError("the weights of all sources are 0: there is nothing to train on")

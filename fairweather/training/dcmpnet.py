@@ -65,6 +65,13 @@ class TwoTaskTraining(Restoration):
             raise UsageError(
                 "two_tasks.inner_depth teaches the depth branch and model_args leaves it out; set it to 0"
             )
+        if net.dehazing.reconstruction != "scattering":
+            for name in ("departure", "restraint"):
+                if (value := getattr(tasks, name)) != getattr(TwoTasks, name):
+                    raise UsageError(
+                        f"two_tasks.{name}={value} is of reconstruction=scattering, which corrects a guess; leave "
+                        "it out"
+                    )
         super().__init__(net, config)
         self.automatic_optimization = False
         self.tasks = tasks
@@ -335,10 +342,10 @@ def dcmpnet_blacks() -> TrainConfig:
 
 
 def dcmpnet_long() -> TrainConfig:
-    """Fourth stage of dcmpnet_small: longer than those before, at their first rate, over patches that none of them saw.
+    """Fourth stage of dcmpnet_small: longer, at the rate of the first, over patches that none of them saw.
 
-    After the third stage the network did no better on scenes that it learnt from than on others: it had not learnt enough
-    of them, rather than too much.
+    After the third stage the network did hardly better on scenes that it learnt from than on others: it had not
+    learnt enough of them, rather than too much.
     """
     return dataclasses.replace(
         dcmpnet_blacks(),

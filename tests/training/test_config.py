@@ -78,7 +78,16 @@ def test_constructor_arguments_can_be_added() -> None:
         ),
         (
             'validation=[{"path": "x", "degradation": "haze", "blacks": 1}]',
-            "blacks=1.0 of the source x would do nothing: validation does not vary pictures; leave it out",
+            "blacks=1.0 of the source x would do nothing: validation takes every picture, as it is; leave it out",
+        ),
+        ('validation=[{"path": "x", "weight": 2}]', "weight=2.0 of the source x would do nothing"),
+        (
+            'validation=[{"path": "x", "augment": "mirror"}]',
+            "augment=mirror of the source x would do nothing",
+        ),
+        (
+            "psnr_ceiling=40",
+            "psnr_ceiling=40 would do nothing: it is of two_tasks; leave it out",
         ),
         ("seed=-1", "seed=-1 must be at least 0"),
         ("task=dance", "unknown task 'dance'"),

@@ -293,6 +293,14 @@ def test_a_depth_branch_that_is_not_there_cannot_be_taught() -> None:
         TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
 
 
+@pytest.mark.parametrize("setting", [{"departure": 0.3}, {"restraint": 0.5}])
+def test_what_corrects_a_guess_is_refused_where_there_is_none(setting: dict[str, float]) -> None:
+    config = configured(model_args=SMALL | {"reconstruction": "residual"}, **setting)
+    name = next(iter(setting))
+    with pytest.raises(UsageError, match=rf"^two_tasks\.{name}=.* is of reconstruction=scattering"):
+        TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
+
+
 def test_a_loss_that_two_tasks_do_not_have_is_refused() -> None:
     with pytest.raises(UsageError, match=r"loss=psnr_luma is for plain restorers; .* take l1 or psnr"):
         override(configured(), ["loss=psnr_luma"])
@@ -327,6 +335,7 @@ def test_a_scheme_without_its_depth_network_is_refused(scheme: str, fitted: Fit)
         ("two_tasks.inner_depth=-1", "two_tasks.inner_depth=-1.0 must be 0 or more"),
         ("two_tasks.consistency=-0.5", "two_tasks.consistency=-0.5 must be 0 or more"),
         ("two_tasks.negatives=false", "two_tasks.negatives=false is of the contrastive loss"),
+        ("two_tasks.vgg=random", "two_tasks.vgg=random is of the contrastive loss"),
         ("two_tasks.teacher_values=depth", "not of two_tasks.teacher=none; leave it out"),
         ("two_tasks.scheme=offical", "--set two_tasks.scheme='offical': input should be 'paper', 'early'"),
         ("two_tasks.schem=paper", "unknown setting 'schem'; did you mean 'scheme'"),
