@@ -35,14 +35,16 @@ def psnr_loss(
     return 10 * torch.log10(mse + 10 ** (-ceiling / 10)).mean()
 
 
-def psnr_luma_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+def psnr_luma_loss(
+    restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"], *, ceiling: float = 60.0
+) -> Float[Tensor, ""]:
     """Mean of `psnr_loss` of the colours and of their luma alone (ITU-R BT.601), which deraining is scored in.
 
     >>> psnr_luma_loss(torch.full((1, 3, 2, 2), 0.1), torch.zeros(1, 3, 2, 2)).round(decimals=2)
     tensor(-20.6600)
     """
-    luma = psnr_loss(luma_bt601(restored) / 255, luma_bt601(target) / 255)
-    return (psnr_loss(restored, target) + luma) / 2
+    luma = psnr_loss(luma_bt601(restored) / 255, luma_bt601(target) / 255, ceiling=ceiling)
+    return (psnr_loss(restored, target, ceiling=ceiling) + luma) / 2
 
 
 def fft_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
@@ -59,7 +61,7 @@ def fft_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"
     return error.abs().mean()
 
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": l1_loss,
     "psnr": psnr_loss,
     "psnr_luma": psnr_luma_loss,
@@ -72,8 +74,10 @@ def pixel_loss(
     target: Float[Tensor, "b 3 h w"],
     *,
     loss: str = "l1",
+    ceiling: float = 60.0,
     fft: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """A loss of PIXEL_LOSSES, and `fft` times the difference of the spectra."""
-    total = PIXEL_LOSSES[loss](restored, target)
+    """A loss of PIXEL_LOSSES, by PSNR up to `ceiling` dB, and `fft` times the difference of the spectra."""
+    levels_out = {} if loss == "l1" else {"ceiling": ceiling}
+    total = PIXEL_LOSSES[loss](restored, target, **levels_out)
     return total + fft * fft_loss(restored, target) if fft else total

@@ -247,7 +247,7 @@ class TrainConfig:
     loss: Literal["l1", "psnr", "psnr_luma"] = "l1"
     """Of the restored picture against the target; see losses/pixel.py."""
     psnr_ceiling: float = 60.0
-    """dB at which loss=psnr with two_tasks levels out: where clear pictures are left alone, little more is asked."""
+    """dB at which a loss by PSNR levels out: where clear pictures are left alone, little more is asked."""
     fft: float = 0.0
     """Factor of the difference of the two spectra, added to the loss; 0.1 in SymUNet."""
     steps: int
@@ -380,13 +380,9 @@ class TrainConfig:
             "fusion": (self.fusion is not None, ("contrast", "two_tasks")),
             "pretrain": (self.pretrain is not None, ("two_tasks", "model_args")),
         }
-        if self.psnr_ceiling != TrainConfig.psnr_ceiling and not self.two_tasks:
-            raise UsageError(
-                f"psnr_ceiling={self.psnr_ceiling:g} would do nothing: it is of two_tasks; leave it out"
-            )
         usual = {setting.name: setting.default for setting in fields(self)} | {"model_args": {}}
         for kind, (chosen, others) in kinds.items():
-            for name in ("loss", "fft", *others) if chosen else ():
+            for name in ("loss", "psnr_ceiling", "fft", *others) if chosen else ():
                 if (value := getattr(self, name)) != usual[name]:
                     shown = value if isinstance(value, str | float | tuple) else "..."
                     raise UsageError(

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from fairweather.data.patches import Clear, Pairs
 from fairweather.errors import UsageError
 from fairweather.losses.constyle import class_divergence, content_loss, info_nce, queue_logits, style_loss
-from fairweather.losses.pixel import pixel_loss
 from fairweather.models import model_info
 from fairweather.models.constyle import ConStyle, ConStyleRestorer, Style
 from fairweather.models.layers import pad_to_multiple
@@ -155,8 +154,8 @@ class ConStyleTraining(Restoration):
         height, width = target.shape[-2:]
         padded = pad_to_multiple(degraded, model_info(self.config.model).multiple_of)
         style, contrast = self.contrasted(self.net.constyle, padded, target)
-        restored = self.net.restore(padded, style)[..., :height, :width].float()
-        loss = pixel_loss(restored, target, loss=self.config.loss, fft=self.config.fft)
+        restored = self.net.restore(padded, style)[..., :height, :width]
+        loss = self.pixel_loss(restored, target)
         self.note("train/loss", loss)
         return loss + contrast
 

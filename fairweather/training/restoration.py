@@ -28,13 +28,6 @@ from fairweather.training.schedules import warmup_cosine
 from fairweather.training.sets import BSDS, DIV2K, ROADSCENE, ROADSCENE_HELD
 
 
-def restoration_loss(
-    net: nn.Module, degraded: Tensor, target: Tensor, loss: str = "l1", fft: float = 0.0
-) -> Tensor:
-    """One forward pass and its loss, computed in float32 whatever the network's precision."""
-    return pixel_loss(restored(net, degraded).float(), target, loss=loss, fft=fft)
-
-
 def ema(net: nn.Module, decay: float, *, grow: bool = True) -> AveragedModel:
     """Exponential moving average of the weights; buffers are copied (IRConStyle's release forgets them).
 
@@ -85,9 +78,14 @@ class Restoration(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         degraded, target = (x.contiguous(memory_format=self.memory_format) for x in batch[:2])
-        loss = restoration_loss(self.net, degraded, target, self.config.loss, self.config.fft)
+        loss = self.pixel_loss(restored(self.net, degraded), target)
         self.note("train/loss", loss)
         return loss
+
+    def pixel_loss(self, restored: Tensor, target: Tensor) -> Tensor:
+        """The recipe's loss, in float32 whatever the network's precision."""
+        c = self.config
+        return pixel_loss(restored.float(), target, loss=c.loss, ceiling=c.psnr_ceiling, fft=c.fft)
 
     def note(self, name: str, loss: Tensor) -> None:
         """Log a loss; one that is not finite ends the run."""

@@ -36,6 +36,13 @@ def test_it_is_added_to_any_loss_by_its_factor(loss: str, of: object) -> None:
     torch.testing.assert_close(pixel_loss(a, b, loss=loss, fft=0.1), of(a, b) + 0.1 * fft_loss(a, b))
 
 
+@pytest.mark.parametrize("loss", ["psnr", "psnr_luma"])
+def test_losses_by_psnr_level_out_at_the_ceiling(loss: str) -> None:
+    a, _ = pictures()
+    assert pixel_loss(a, a, loss=loss, ceiling=40).item() == pytest.approx(-40, abs=1e-3)
+    assert pixel_loss(a + 1e-3, a, loss=loss, ceiling=40) > pixel_loss(a + 1e-3, a, loss=loss, ceiling=50)
+
+
 def test_luma_counts_errors_of_colour_once_and_of_light_twice() -> None:
     a, b = pictures()
     opposite = torch.tensor([1 / 65.481, 0, -1 / 24.966]).view(3, 1, 1)  # red against blue: the same luma

@@ -109,6 +109,7 @@ def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None
         ("judge_small", "progressive=[[1000, 64, 16]]"),
         ("judge_evidence", "zoom=[0.5, 1]"),
         ("judge_start", "fft=0.1"),
+        ("judge_start", "psnr_ceiling=40"),
         ("fusion_small", "loss=psnr"),
         ("constyle_pretrain", "fft=0.1"),
     ],
