@@ -85,10 +85,6 @@ def test_constructor_arguments_can_be_added() -> None:
             'validation=[{"path": "x", "augment": "mirror"}]',
             "augment=mirror of the source x would do nothing",
         ),
-        (
-            "psnr_ceiling=40",
-            "psnr_ceiling=40 would do nothing: it is of two_tasks; leave it out",
-        ),
         ("seed=-1", "seed=-1 must be at least 0"),
         ("task=dance", "unknown task 'dance'"),
         ("sources=[3]", "sources.0"),
