@@ -342,7 +342,7 @@ def dcmpnet_blacks() -> TrainConfig:
 
 
 def dcmpnet_long() -> TrainConfig:
-    """Fourth stage of dcmpnet_small: longer, at the rate of the first, over patches that none of them saw.
+    """Fourth stage of dcmpnet_small: longer, at the rate of the first, and without restraint while it learns.
 
     After the third stage the network did hardly better on scenes that it learnt from than on others: it had not
     learnt enough of them, rather than too much.
@@ -351,9 +351,10 @@ def dcmpnet_long() -> TrainConfig:
         dcmpnet_blacks(),
         recipe="dcmpnet_long",
         init=Path("runs/dcmpnet_blacks/weights.safetensors"),
-        model_args={"restraint": 0.5},
+        model_args={"restraint": 1.0},  # not what those weights bring along
+        two_tasks=TwoTasks(inner_depth=0.1, departure=0.1, restraint=0.6),
         learning_rate=4e-4,
         steps=6200,
-        validate_every=3100,
+        validate_every=6200,
         seed=5,
     )
