@@ -247,7 +247,7 @@ class TrainConfig:
     loss: Literal["l1", "psnr", "psnr_luma"] = "l1"
     """Of the restored picture against the target; see losses/pixel.py."""
     psnr_ceiling: float = 60.0
-    """dB at which a loss by PSNR levels out: where clear pictures are left alone, little more is asked."""
+    """dB at which a loss by PSNR levels out (l1 never does): where clear pictures are left alone, little is asked."""
     fft: float = 0.0
     """Factor of the difference of the two spectra, added to the loss; 0.1 in SymUNet."""
     steps: int

@@ -65,13 +65,11 @@ class TwoTaskTraining(Restoration):
             raise UsageError(
                 "two_tasks.inner_depth teaches the depth branch and model_args leaves it out; set it to 0"
             )
-        if net.dehazing.reconstruction != "scattering":
-            for name in ("departure", "restraint"):
-                if (value := getattr(tasks, name)) != getattr(TwoTasks, name):
-                    raise UsageError(
-                        f"two_tasks.{name}={value} is of reconstruction=scattering, which corrects a guess; leave "
-                        "it out"
-                    )
+        if net.dehazing.reconstruction != "scattering" and (tasks.departure or tasks.restraint != 1):
+            raise UsageError(
+                f"two_tasks.departure={tasks.departure:g} and restraint={tasks.restraint:g} are of networks that "
+                "correct a guess (reconstruction=scattering); set two_tasks.departure=0 and two_tasks.restraint=1"
+            )
         super().__init__(net, config)
         self.automatic_optimization = False
         self.tasks = tasks
@@ -344,8 +342,8 @@ def dcmpnet_blacks() -> TrainConfig:
 def dcmpnet_long() -> TrainConfig:
     """Fourth stage of dcmpnet_small: longer, at the rate of the first, and without restraint while it learns.
 
-    After the third stage the network did hardly better on scenes that it learnt from than on others: it had not
-    learnt enough of them, rather than too much.
+    After the third stage the network did little better on most scenes that it learnt from than on others: it seemed
+    to have learnt too little, rather than too much.
     """
     return dataclasses.replace(
         dcmpnet_blacks(),

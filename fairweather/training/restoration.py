@@ -1,6 +1,6 @@
 """Training of a plain restorer: one network, degraded picture in, clear picture out.
 
-The step is a function, the LightningModule around it is short, and the recipes are at the bottom.
+The LightningModule is short, and the recipes are at the bottom.
 """
 
 from __future__ import annotations

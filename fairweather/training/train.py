@@ -338,7 +338,7 @@ def saved_config(run: Path) -> TrainConfig:
     try:
         return from_plain(json.loads(file.read_text()))
     except (json.JSONDecodeError, UsageError) as error:
-        raise UsageError(f"{file} is damaged ({error}); start the run anew") from None
+        raise UsageError(f"{file} is damaged, or of other code ({error}); start the run anew") from None
 
 
 def publish(config: TrainConfig, run: Path) -> Path:
