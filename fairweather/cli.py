@@ -673,8 +673,7 @@ def bench(
     import dataclasses
 
     from fairweather.bench import bench as run
-    from fairweather.exporting import processor
-    from fairweather.runtime import keep_memory
+    from fairweather.runtime import keep_memory, processor
     from fairweather.terminal import print_json, say
 
     keep_memory()

@@ -12,7 +12,6 @@ import copy
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import tempfile
 import warnings
@@ -53,7 +52,7 @@ from fairweather.models.fusionnet import FusionNet
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import pad_to_multiple
 from fairweather.models.winograd import LEAST_IN_FILES, with_winograd
-from fairweather.runtime import in_turn
+from fairweather.runtime import in_turn, processor
 from fairweather.weights import sha256
 
 if TYPE_CHECKING:
@@ -424,14 +423,3 @@ def _timed(net: nn.Module, facts: Facts, names: list[str], precision: str, tell:
 def machine(*backends: str) -> tuple[object, ...]:
     """All that what is measured here depends on: processor, threads, versions and code."""
     return processor(), torch.get_num_threads(), _versions(*backends), _sources()
-
-
-@cache
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

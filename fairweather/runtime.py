@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 import statistics
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -206,12 +207,23 @@ def taken_memory() -> int:
 
 def has_bf16() -> bool | None:
     """Whether the processor computes in bf16 by itself (AVX-512, AMX, Arm); None where the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return None
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), None)
+    flags = next((line for line in _cpuinfo() if line.lower().startswith(("flags", "features"))), None)
     return None if flags is None else bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
+
+
+@cache
+def processor() -> str:
+    """The name of this machine's processor."""
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> list[str]:
+    """What Linux says of the processors, in lines; of other systems none."""
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
 
 
 def usual_device(name: str) -> str:
