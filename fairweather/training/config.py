@@ -46,8 +46,8 @@ class TwoTasks:
     reconstruction="scattering"): few scenes teach little, and where they are in doubt the guess should stand."""
     restraint: float = 1.0
     """`restraint` of the published network, see `DCMPNet` (ours, for reconstruction="scattering"); chosen on held-back
-    pictures after training. Training itself is under that of the weights it starts from (`init`), without if there are
-    none."""
+    pictures after training. Training itself is under that of `model_args`, else of the weights it starts from (`init`),
+    else without."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0
