@@ -544,6 +544,48 @@ def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return rainy, target
 
 
+def random_showers(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Rain as photographs of showers show it: light that streaks add, so only before what is darker than they are.
+
+    Far drops are fine and many, near ones coarse and few; both come in gusts, dense in one part of the picture and
+    thin in another. Mist at times, and the sharpening and JPEG of pictures from the web.
+    """
+    draw = Draw(generator)
+    height, width = clear.shape[-2:]
+    rainy = clear
+    if draw.chance(0.4):
+        veil = draw.uniform(0.02, 0.2)
+        rainy = rainy + veil * (draw.uniform(0.6, 0.95) - rainy)
+    angle, light = draw.uniform(-35, 35), draw.uniform(0.6, 1.0)
+    gusts = _fractal(generator, cells=int(draw.uniform(2, 5)), octaves=2)
+    density = _enlarge(
+        torch.sigmoid(draw.uniform(0.5, 2.5) * (gusts + draw.uniform(-0.5, 1.5)))[None], height, width
+    )
+    layers = [(12, 0.7, 1.0)] if draw.chance(0.3) else [(9, 0.6, 1.0), (28, 1.2, draw.uniform(0.5, 1.5))]
+    strength = draw.log_uniform(0.05, 0.35)
+    for length, thickness, share in layers:
+        std = strength * share
+        streaks = rain_streaks(
+            height,
+            width,
+            mean=std * draw.uniform(-1.6, -0.2),
+            std=std,
+            skew=draw.uniform(0.1, 0.3),
+            length=length * draw.log_uniform(0.6, 1.7),
+            angle=angle + draw.uniform(-6, 6),
+            thickness=thickness * draw.log_uniform(0.8, 1.4),
+            generator=generator,
+        )
+        rainy = rainy + density * streaks * (light - rainy).clamp_min(0)
+    if draw.chance(0.4):
+        rainy = rainy + draw.uniform(0.2, 0.8) * (
+            rainy - blur_by(rainy, gaussian_kernel(1, across=1, angle=0))
+        )
+    if draw.chance(0.7):
+        return compress(rainy, quality=int(draw.uniform(60, 97)), subsampling=draw.chance(0.7)), clear
+    return quantise(rainy), clear
+
+
 def random_roadscene_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Rain with the measured properties of RoadScene-rain, its spread of directions and its JPEG included."""
     draw = Draw(generator)
@@ -941,6 +983,7 @@ DEGRADATIONS: dict[str, Degradation] = {
     "noise_blind": random_noise_of(0, 50),
     "camera_noise": random_camera_noise,
     "rain": random_rain,
+    "showers": random_showers,
     "roadscene_rain": random_roadscene_rain,
     "blur": random_blur,
     "snow": random_snow,

@@ -25,6 +25,7 @@ AILMENTS: dict[str, str] = {
     "night_haze": "haze",
     "imagined_haze": "haze",
     "rain": "rain",
+    "showers": "rain",
     "roadscene_rain": "rain",
     "noise": "noise",
     "noise15": "noise",

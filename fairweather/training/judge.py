@@ -333,10 +333,28 @@ def judge_rooms() -> TrainConfig:
 
 
 def judge_evidence() -> TrainConfig:
-    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see."""
+    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
+
+    More of what is hard to see than before: rain as photographs of showers show it, and the noise of cameras.
+    """
+    before = judge_small()
+    rooms = judge_rooms()
+    faint = (("showers", 0.12), ("camera_noise", 0.08))
+    more = (
+        Clear(path=path, degradation=kind, drop=drop, weight=weight * share, tones=0.5)
+        for kind, weight in faint
+        for path, share, drop in (
+            (BSDS / "train", 0.28, ()),
+            (BSDS / "test", 0.42, ()),
+            (DIV2K, 0.12, ()),
+            (RGBD / "train/rgb", 0.18, SCENES_HELD),
+        )
+    )
     return dataclasses.replace(
-        judge_small(),
+        before,
         recipe="judge_evidence",
+        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in before.sources), *more),
+        validation=(*rooms.validation, *(Clear(path=BSDS / "val", degradation=kind) for kind, _ in faint)),
         init=Path("runs/judge_rooms/weights.safetensors"),
         evidence=8000,
         patch=320,
@@ -348,5 +366,5 @@ def judge_evidence() -> TrainConfig:
         steps=2000,
         validate_every=200,
         checkpoint_every=500,
-        seed=78,
+        seed=79,
     )
