@@ -36,6 +36,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "constyle_derain": irconstyle.constyle_derain,
     "constyle_denoise": irconstyle.constyle_denoise,
     "constyle_deblur": irconstyle.constyle_deblur,
+    "constyle_dehaze": irconstyle.constyle_dehaze,
     "constyle_official": irconstyle.constyle_official,
     "constyle_pretrain": irconstyle.constyle_pretrain,
 }

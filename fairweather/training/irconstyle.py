@@ -31,6 +31,7 @@ from fairweather.models import model_info
 from fairweather.models.constyle import ConStyle, ConStyleRestorer, Style
 from fairweather.models.layers import pad_to_multiple
 from fairweather.training.config import OFFICIAL_CONTRAST, Contrast, Pretrain, TrainConfig
+from fairweather.training.dcmpnet import dcmpnet_small
 from fairweather.training.restoration import (
     Restoration,
     deblur_small,
@@ -339,6 +340,14 @@ def constyle_deblur() -> TrainConfig:
         deblur_small(), init=None, batch=8, steps=4000, warmup=200, validate_every=500
     )
     return _small("constyle_deblur", plain)
+
+
+def constyle_dehaze() -> TrainConfig:
+    """dcmpnet_small's haze, with ConStyle and without depth; plain by --set model=nafnet_small --set contrast=null."""
+    plain = dataclasses.replace(
+        dcmpnet_small(), model="nafnet_small", two_tasks=None, patch=192, batch=4, steps=4000, warmup=200
+    )
+    return _small("constyle_dehaze", plain)
 
 
 def constyle_official() -> TrainConfig:

@@ -350,7 +350,7 @@ def test_a_run_can_begin_with_recalibrated_statistics(data: Path, tmp_path: Path
 
 
 def test_small_recipes_hold_the_encoder_after_the_share_of_steps_that_the_release_does() -> None:
-    for name in ("constyle_derain", "constyle_deblur", "constyle_denoise"):
+    for name in ("constyle_derain", "constyle_deblur", "constyle_dehaze", "constyle_denoise"):
         config = RECIPES[name]()
         assert config.contrast is not None
         released = OFFICIAL_FREEZE_AFTER[config.task]
