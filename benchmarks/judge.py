@@ -3,8 +3,9 @@
     python -m benchmarks.judge DATA [--model FILE] [--plot OUT.png]
 
 DATA is the folder of the sets. Made pictures are CBSD68, degraded by our own generators; the others are test splits. A
-picture counts as judged rightly where what is sure is exactly what ails it, and rain at night counts as rain. Where a
-degradation shows only faintly (`fairweather.data.findings`), neither answer is wrong, and the picture is left out.
+picture counts as judged rightly where what is sure is exactly what ails it; rain by day and rain at night are put right
+alike, so either may be told of the other, and how often that happens is said apart. Where a degradation shows only
+faintly (`fairweather.data.findings`), neither answer is wrong, and the picture is left out.
 Apart from the rest: pictures with two ailments, and how often what is said with a probability is true.
 """
 
@@ -28,6 +29,9 @@ from fairweather.images import read_picture
 from fairweather.metrics import psnr
 
 MADE = {"clear": "none", "haze": "haze", "rain": "rain", "noise": "noise", "blur": "shake"}
+"""What is made by which degradation."""
+NIGHT = "night "
+"""Before "rain": over a dark picture."""
 TWO = (("rain", "noise"), ("haze", "noise"), ("haze", "rain"))
 """What is made with two ailments, one after the other."""
 PAIRS = {
@@ -68,7 +72,9 @@ def pictures(data: Path) -> Iterator[Seen]:
                 degraded, clear = DEGRADATIONS[ailment](picture, generator)
                 truths.append(seen("", ailment, quantise(degraded), clear).ailment)
                 picture = quantise(degraded)
-            both = "+".join(sorted(truths)) if tuple(truths) == ailments else FAINT
+            both = (
+                "+".join(sorted(ailments)) if [either(truth) for truth in truths] == list(ailments) else FAINT
+            )
             yield Seen("CBSD68, " + " and ".join(ailments), both, picture)
     for name, ailment in PAIRS.items():
         shown = set()
@@ -91,17 +97,25 @@ def seen(place: str, ailment: str, picture: Tensor, clear: Tensor) -> Seen:
     if ailment == "clear":
         return Seen(place, ailment, picture)
     apart = float(psnr(picture[None], clear[None]))
-    truth = sum(findings_of(ailment, light=float(clear.mean()), apart=apart).values())
-    return Seen(place, ailment if truth > 0.5 else "clear" if truth == 0 else FAINT, picture)
+    truths = findings_of(ailment, light=float(clear.mean()), apart=apart)
+    truth = sum(truths.values())
+    likeliest = max(truths, key=lambda name: truths[name])
+    return Seen(place, likeliest if truth > 0.5 else "clear" if truth == 0 else FAINT, picture)
 
 
 def by_kind(findings: dict[str, float]) -> dict[str, float]:
-    """The probability of each kind, with rain at night as rain."""
-    kinds: dict[str, float] = {}
-    for name, p in findings.items():
-        kind = name.removeprefix("night ")
-        kinds[kind] = max(p, kinds.get(kind, 0.0))
-    return kinds
+    """The probability of each kind, with rain by day or at night as the likelier of both alone."""
+    day, night = findings["rain"], findings[NIGHT + "rain"]
+    return {name: p for name, p in findings.items() if name != ("rain" if night > day else NIGHT + "rain")}
+
+
+def either(kinds: str) -> str:
+    """Kinds with rain at night as rain, since both are put right alike.
+
+    >>> either("night rain+noise"), either("blur+night rain")
+    ('noise+rain', 'blur+rain')
+    """
+    return "+".join(sorted(kind.removeprefix(NIGHT) for kind in kinds.split("+")))
 
 
 def reliability(said: list[tuple[float, bool]]) -> Iterator[str]:
@@ -128,25 +142,28 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
         found = sorted(kind for kind, p in probabilities.items() if p >= SURE)
         counts.setdefault((place, ailment), Counter())["+".join(found) or "clear"] += 1
         if "+" not in ailment:
-            said += [(p, kind == ailment) for kind, p in probabilities.items()]
+            said += [(p, either(kind) == either(ailment)) for kind, p in probabilities.items()]
         if plot:
             with torch.inference_mode():
                 vectors.append(judge.net.vector(picture[None])[0])
             names.append(ailment)
     print(f"{judge.model}, weights {judge.sha256[:12]}, sure from {SURE}")
-    rightly = touched = ailing = clear = both = all_two = 0
+    rightly = touched = ailing = clear = both = all_two = at_all = hour = 0
     for (place, ailment), row in counts.items():
-        total = row.total()
-        print(f"{place:34} {ailment:10} {row[ailment]:3} of {total:3} right   {dict(row.most_common())}")
+        total, right = row.total(), sum(n for found, n in row.items() if either(found) == either(ailment))
+        print(f"{place:34} {ailment:10} {right:3} of {total:3} right   {dict(row.most_common())}")
         if ailment == "clear":  # blur is told and left alone
             clear, touched = clear + total, touched + total - row["clear"] - row["blur"]
         elif "+" in ailment:
-            all_two, both = all_two + total, both + row[ailment]
+            all_two, both = all_two + total, both + right
         else:
-            ailing, rightly = ailing + total, rightly + row[ailment]
+            ailing, rightly = ailing + total, rightly + right
+            if either(ailment) == "rain" and place not in ALONE:
+                at_all, hour = at_all + right, hour + row[ailment]
     print(f"one ailment: {rightly} of {ailing} judged rightly ({rightly / ailing:.1%})")
     print(f"clear: {touched} of {clear} touched ({touched / clear:.1%})")
     print(f"two ailments: {both} of {all_two} judged rightly ({both / all_two:.1%})")
+    print(f"rain: {hour} of {at_all} rightly told to be by day or at night")
     print(*reliability(said), sep="\n")
     if plot:
         draw(torch.stack(vectors), names, plot)
@@ -160,7 +177,7 @@ def draw(vectors: Tensor, names: list[str], file: Path) -> None:
     _, _, axes = torch.pca_lowrank(centred, q=2)
     places = centred @ axes
     figure, panel = plt.subplots(figsize=(7, 5.5))
-    for name in MADE:
+    for name in (*MADE, NIGHT + "rain"):
         chosen = torch.tensor([n == name for n in names])
         panel.scatter(*places[chosen].T, s=9, label=name)
     panel.set(
