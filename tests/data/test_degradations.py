@@ -37,6 +37,7 @@ from fairweather.data.degradations import (
     sinc_kernel,
     snow_flakes,
 )
+from fairweather.metrics import psnr
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -206,6 +207,21 @@ def test_rain_makes_halos_of_lamps_and_a_dry_night_has_none() -> None:
     lit = [(rainy, target) for rainy, target in nights if target.amax() > 0.5]
     assert 20 < len(lit) < 100
     assert 0 < sum(torch.equal(rainy, target) for rainy, target in lit) < 12  # dry, lamps and all
+
+
+def test_showers_show_before_what_is_dark_and_not_before_a_bright_sky() -> None:
+    scene = torch.full((3, 96, 96), 0.15)
+    scene[:, :48] = 1.0
+    showers = [DEGRADATIONS["showers"](scene, seeded(s)) for s in range(60)]
+    assert all(torch.equal(target, scene) for _, target in showers)
+    # JPEG and sharpening reach a few pixels over the horizon
+    sky, ground = (
+        torch.stack([(rainy - scene)[:, rows] for rainy, _ in showers]) for rows in (slice(40), slice(56, 96))
+    )
+    assert (sky.std(dim=(1, 2, 3)) <= 0.1 * ground.std(dim=(1, 2, 3))).all()
+    assert (ground.amax(dim=(1, 2, 3)) > 0.1).float().mean() > 0.9
+    apart = torch.stack([psnr(rainy[None], scene[None]).squeeze() for rainy, _ in showers])
+    assert 18 < apart.median() < 32  # lighter than the rain of random_rain
 
 
 def test_a_picture_that_is_not_degraded_stays_as_it_is() -> None:
