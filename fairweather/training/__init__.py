@@ -29,6 +29,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "dcmpnet_imagined": dcmpnet.dcmpnet_imagined,
     "dcmpnet_blacks": dcmpnet.dcmpnet_blacks,
     "dcmpnet_long": dcmpnet.dcmpnet_long,
+    "dcmpnet_longer": dcmpnet.dcmpnet_longer,
     "cleannet_small": nitedr.cleannet_small,
     "cleannet_official": nitedr.cleannet_official,
     "fusion_small": nitedr.fusion_small,

@@ -356,3 +356,16 @@ def dcmpnet_long() -> TrainConfig:
         validate_every=6200,
         seed=5,
     )
+
+
+def dcmpnet_longer() -> TrainConfig:
+    """Fifth stage of dcmpnet_small: more of the fourth, which had not levelled out."""
+    return dataclasses.replace(
+        dcmpnet_long(),
+        recipe="dcmpnet_longer",
+        init=Path("runs/dcmpnet_long/weights.safetensors"),
+        two_tasks=TwoTasks(inner_depth=0.1, departure=0.1, restraint=0.7),
+        steps=9000,
+        validate_every=9000,
+        seed=6,
+    )
