@@ -4,8 +4,8 @@
 
 DATA is the folder of the sets. Made pictures are CBSD68, degraded by our own generators; the others are test splits. A
 picture counts as judged rightly where what is sure is exactly what ails it; rain by day and rain at night are put right
-alike, so either may be told of the other, and how often that happens is said apart. Where a degradation shows only
-faintly (`fairweather.data.findings`), neither answer is wrong, and the picture is left out.
+alike, so either may be told of the other, and how often the right one is told is said apart. Where a degradation shows
+only faintly (`fairweather.data.findings`), neither answer is wrong, and the picture is left out.
 Apart from the rest: pictures with two ailments, and how often what is said with a probability is true.
 """
 
@@ -30,7 +30,7 @@ from fairweather.metrics import psnr
 
 MADE = {"clear": "none", "haze": "haze", "rain": "rain", "noise": "noise", "blur": "shake"}
 """What is made by which degradation."""
-NIGHT = "night "
+AT_NIGHT = "night "
 """Before "rain": over a dark picture."""
 TWO = (("rain", "noise"), ("haze", "noise"), ("haze", "rain"))
 """What is made with two ailments, one after the other."""
@@ -47,7 +47,7 @@ PAIRS = {
 """Sets in DATA by what ails their degraded pictures; the others are clear."""
 ALONE = {"real_haze": "haze", "real_rain": "rain"}
 """Sets whose pictures have no clear partner."""
-FAINT = "faint"
+HARDLY = "faint"
 """What hardly shows, so that neither answer is wrong."""
 
 
@@ -73,7 +73,9 @@ def pictures(data: Path) -> Iterator[Seen]:
                 truths.append(seen("", ailment, quantise(degraded), clear).ailment)
                 picture = quantise(degraded)
             both = (
-                "+".join(sorted(ailments)) if [either(truth) for truth in truths] == list(ailments) else FAINT
+                "+".join(sorted(ailments))
+                if [either(truth) for truth in truths] == list(ailments)
+                else HARDLY
             )
             yield Seen("CBSD68, " + " and ".join(ailments), both, picture)
     for name, ailment in PAIRS.items():
@@ -100,13 +102,13 @@ def seen(place: str, ailment: str, picture: Tensor, clear: Tensor) -> Seen:
     truths = findings_of(ailment, light=float(clear.mean()), apart=apart)
     truth = sum(truths.values())
     likeliest = max(truths, key=lambda name: truths[name])
-    return Seen(place, likeliest if truth > 0.5 else "clear" if truth == 0 else FAINT, picture)
+    return Seen(place, likeliest if truth > 0.5 else "clear" if truth == 0 else HARDLY, picture)
 
 
 def by_kind(findings: dict[str, float]) -> dict[str, float]:
-    """The probability of each kind, with rain by day or at night as the likelier of both alone."""
-    day, night = findings["rain"], findings[NIGHT + "rain"]
-    return {name: p for name, p in findings.items() if name != ("rain" if night > day else NIGHT + "rain")}
+    """The probability of each kind; of rain by day and rain at night only the likelier is kept."""
+    day, night = findings["rain"], findings[AT_NIGHT + "rain"]
+    return {name: p for name, p in findings.items() if name != ("rain" if night > day else AT_NIGHT + "rain")}
 
 
 def either(kinds: str) -> str:
@@ -115,7 +117,7 @@ def either(kinds: str) -> str:
     >>> either("night rain+noise"), either("blur+night rain")
     ('noise+rain', 'blur+rain')
     """
-    return "+".join(sorted(kind.removeprefix(NIGHT) for kind in kinds.split("+")))
+    return "+".join(sorted(kind.removeprefix(AT_NIGHT) for kind in kinds.split("+")))
 
 
 def reliability(said: list[tuple[float, bool]]) -> Iterator[str]:
@@ -136,7 +138,7 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
     vectors: list[Tensor] = []
     names: list[str] = []
     for place, ailment, picture in pictures(data):
-        if ailment == FAINT:
+        if ailment == HARDLY:
             continue
         probabilities = by_kind(judge.judge(picture))
         found = sorted(kind for kind, p in probabilities.items() if p >= SURE)
@@ -148,7 +150,7 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
                 vectors.append(judge.net.vector(picture[None])[0])
             names.append(ailment)
     print(f"{judge.model}, weights {judge.sha256[:12]}, sure from {SURE}")
-    rightly = touched = ailing = clear = both = all_two = at_all = hour = 0
+    rightly = touched = ailing = clear = both = all_two = rain_found = hour_right = 0
     for (place, ailment), row in counts.items():
         total, right = row.total(), sum(n for found, n in row.items() if either(found) == either(ailment))
         print(f"{place:34} {ailment:10} {right:3} of {total:3} right   {dict(row.most_common())}")
@@ -159,11 +161,11 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
         else:
             ailing, rightly = ailing + total, rightly + right
             if either(ailment) == "rain" and place not in ALONE:
-                at_all, hour = at_all + right, hour + row[ailment]
+                rain_found, hour_right = rain_found + right, hour_right + row[ailment]
     print(f"one ailment: {rightly} of {ailing} judged rightly ({rightly / ailing:.1%})")
     print(f"clear: {touched} of {clear} touched ({touched / clear:.1%})")
     print(f"two ailments: {both} of {all_two} judged rightly ({both / all_two:.1%})")
-    print(f"rain: {hour} of {at_all} rightly told to be by day or at night")
+    print(f"rain: {hour_right} of {rain_found} rightly told to be by day or at night")
     print(*reliability(said), sep="\n")
     if plot:
         draw(torch.stack(vectors), names, plot)
@@ -177,7 +179,7 @@ def draw(vectors: Tensor, names: list[str], file: Path) -> None:
     _, _, axes = torch.pca_lowrank(centred, q=2)
     places = centred @ axes
     figure, panel = plt.subplots(figsize=(7, 5.5))
-    for name in (*MADE, NIGHT + "rain"):
+    for name in (*MADE, AT_NIGHT + "rain"):
         chosen = torch.tensor([n == name for n in names])
         panel.scatter(*places[chosen].T, s=9, label=name)
     panel.set(

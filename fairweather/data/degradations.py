@@ -547,8 +547,8 @@ def random_rain(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 def random_showers(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Rain as photographs of showers show it: light that streaks add, so only before what is darker than they are.
 
-    Far drops are fine and many, near ones coarse and few; both come in gusts, dense in one part of the picture and
-    thin in another. Mist at times, and the sharpening and JPEG of pictures from the web.
+    Fine streaks of far drops, and seven times in ten coarser ones of near drops as well; both come in gusts, strong in
+    one part of the picture and weak in another. Mist at times, and the sharpening and JPEG of pictures from the web.
     """
     draw = Draw(generator)
     height, width = clear.shape[-2:]
@@ -557,10 +557,11 @@ def random_showers(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]
         veil = draw.uniform(0.02, 0.2)
         rainy = rainy + veil * (draw.uniform(0.6, 0.95) - rainy)
     angle, light = draw.uniform(-35, 35), draw.uniform(0.6, 1.0)
-    gusts = _fractal(generator, cells=int(draw.uniform(2, 5)), octaves=2)
-    density = _enlarge(
-        torch.sigmoid(draw.uniform(0.5, 2.5) * (gusts + draw.uniform(-0.5, 1.5)))[None], height, width
+    blobs = _fractal(generator, cells=int(draw.uniform(2, 5)), octaves=2)
+    gusts = _enlarge(
+        torch.sigmoid(draw.uniform(0.5, 2.5) * (blobs + draw.uniform(-0.5, 1.5)))[None], height, width
     )
+    # length, thickness and share of the strength of each layer
     layers = [(12, 0.7, 1.0)] if draw.chance(0.3) else [(9, 0.6, 1.0), (28, 1.2, draw.uniform(0.5, 1.5))]
     strength = draw.log_uniform(0.05, 0.35)
     for length, thickness, share in layers:
@@ -576,7 +577,7 @@ def random_showers(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]
             thickness=thickness * draw.log_uniform(0.8, 1.4),
             generator=generator,
         )
-        rainy = rainy + density * streaks * (light - rainy).clamp_min(0)
+        rainy = add_rain(rainy, gusts * streaks, brightness=rainy.clamp_min(light))
     if draw.chance(0.4):
         rainy = rainy + draw.uniform(0.2, 0.8) * (
             rainy - blur_by(rainy, gaussian_kernel(1, across=1, angle=0))

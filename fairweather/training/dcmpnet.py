@@ -359,7 +359,7 @@ def dcmpnet_long() -> TrainConfig:
 
 
 def dcmpnet_longer() -> TrainConfig:
-    """Fifth stage of dcmpnet_small: more of the fourth, which had not levelled out."""
+    """Fifth stage of dcmpnet_small: more of the fourth, at whose end scores were still rising."""
     return dataclasses.replace(
         dcmpnet_long(),
         recipe="dcmpnet_longer",

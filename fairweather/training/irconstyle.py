@@ -307,16 +307,16 @@ OFFICIAL_FREEZE_AFTER: dict[str, int | None] = {
 
 
 def _small(recipe: str, plain: TrainConfig) -> TrainConfig:
-    """A plain recipe's data and length, with a small network with ConStyle; held after the release's share of steps."""
+    """A plain recipe with a small network with ConStyle, whose encoder is held after the release's share of steps."""
     released = OFFICIAL_FREEZE_AFTER[plain.task]
     steps = plain.decay_steps or plain.steps
     return dataclasses.replace(
         plain,
         recipe=recipe,
         model="constyle_nafnet_small",
-        # A multiple of most batches on one, two or four processes, and filled in 480 steps of 8.
         contrast=Contrast(
-            queue_size=3840,
+            queue_size=480
+            * plain.batch,  # full after 480 steps, and a multiple of what two or four processes take
             freeze_after=None if released is None else round(steps * released / OFFICIAL_STEPS),
         ),
         steps=steps,
@@ -343,7 +343,10 @@ def constyle_deblur() -> TrainConfig:
 
 
 def constyle_dehaze() -> TrainConfig:
-    """dcmpnet_small's haze, with ConStyle and without depth; plain by --set model=nafnet_small --set contrast=null."""
+    """dcmpnet_small's haze on smaller patches, with ConStyle and without depth.
+
+    For the plain network --set model=nafnet_small --set contrast=null.
+    """
     plain = dataclasses.replace(
         dcmpnet_small(), model="nafnet_small", two_tasks=None, patch=192, batch=4, steps=4000, warmup=200
     )

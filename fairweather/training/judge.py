@@ -335,10 +335,10 @@ def judge_rooms() -> TrainConfig:
 def judge_evidence() -> TrainConfig:
     """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
 
-    More of what is hard to see than before: rain as photographs of showers show it, and the noise of cameras.
+    Of what is hard to see: rain as photographs of showers show it, and more noise of cameras. Haze is judged by looks
+    alone, so it needs no more of it than the second stage has, but whatever the third is validated on counts here too.
     """
-    before = judge_small()
-    rooms = judge_rooms()
+    small = judge_small()
     faint = (("showers", 0.12), ("camera_noise", 0.08))
     more = (
         Clear(path=path, degradation=kind, drop=drop, weight=weight * share, tones=0.5)
@@ -351,10 +351,13 @@ def judge_evidence() -> TrainConfig:
         )
     )
     return dataclasses.replace(
-        before,
+        small,
         recipe="judge_evidence",
-        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in before.sources), *more),
-        validation=(*rooms.validation, *(Clear(path=BSDS / "val", degradation=kind) for kind, _ in faint)),
+        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in small.sources), *more),
+        validation=(
+            *judge_rooms().validation,
+            *(Clear(path=BSDS / "val", degradation=kind) for kind, _ in faint),
+        ),
         init=Path("runs/judge_rooms/weights.safetensors"),
         evidence=8000,
         patch=320,
