@@ -903,6 +903,8 @@ class Dehazed(NamedTuple):
     departure: Tensor | None = None
     """(b,) how far that is from the dark channel prior's guess: mean square of the differences of log transmission and
     airlight."""
+    clearness: Tensor | None = None
+    """(b,) how sure the network is that there was no haze, as a logit; with reconstruction="scattering"."""
 
 
 class DehazingNetwork(nn.Module):
@@ -1041,12 +1043,15 @@ class DehazingNetwork(nn.Module):
         r: Tensor = self.patch_unembed(y).to(x0.dtype)
         haze: Haze | None = None
         departure: Tensor | None = None
+        clearness: Tensor | None = None
         if guess is None:
             out = (F.pixel_shuffle(r, p) + x0)[..., :height, :width]
         else:
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
-                corrected = _corrected(guess, _restrained(at_least_float32(r), self.restraint))
+                correction = at_least_float32(r)
+                clearness = _clearness(correction)
+                corrected = _corrected(guess, correction * self.restraint, clearness)
                 departure = _departure(guess, corrected)
                 haze = corrected.resized(size).cropped(height, width)
                 out = 2 * haze.removed((at_least_float32(hazy) + 1) / 2).to(x0.dtype) - 1
@@ -1059,6 +1064,7 @@ class DehazingNetwork(nn.Module):
             features=Features(d1, d2, d3) if self.projects else None,
             haze=haze,
             departure=departure,
+            clearness=clearness,
         )
 
     def inference_form(self) -> nn.Module:
@@ -1083,29 +1089,25 @@ class DehazingNetwork(nn.Module):
 
 
 SURELY_CLEAR = -2.5
-"""Mean correction of the trust, a logit, from which on a picture counts as clear: hazy ones have -2.4 to 0.3."""
+"""Mean correction of the trust, a logit, below which a picture counts as clear."""
 
 
-def _restrained(correction: Float[Tensor, "b 7 h w"], share: float) -> Float[Tensor, "b 7 h w"]:
-    """A share of the correction; all of it where the picture is clear, since there the prior is wrong for sure."""
-    if share == 1:
-        return correction
-    trust = correction[:, :1].mean(dim=(2, 3), keepdim=True)
-    clear = torch.sigmoid(2 * (SURELY_CLEAR - trust))
-    return correction * (share + (1 - share) * clear)
+def _clearness(correction: Float[Tensor, "b 7 h w"]) -> Float[Tensor, " b"]:
+    """How sure it is, as a logit, that there is no haze: then it has little trust in a prior that always finds some."""
+    return 4 * (SURELY_CLEAR - correction[:, 0].mean(dim=(1, 2)))
 
 
-def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"]) -> Haze:
+def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"], clearness: Float[Tensor, " b"]) -> Haze:
     """The guess with how far it is trusted (1 channel), what is added to log transmission (3) and to airlight (3).
 
-    Distrusted where a picture is clear: there the prior always finds some haze.
+    A clear picture keeps no haze, whatever the corrections.
     """
     trust, log_transmission, airlight = correction[:, :1], correction[:, 1:4], correction[:, 4:]
     # Above 1 a little, for pairs whose clear picture has less contrast.
     log_transmission = ((trust + 2).sigmoid() * guess.log_transmission[:, 1:2] + log_transmission).clamp(
         math.log(LEAST_TRANSMISSION), 1
     )
-    return Haze(log_transmission, guess.airlight + airlight)
+    return Haze(log_transmission * (-clearness).sigmoid().view(-1, 1, 1, 1), guess.airlight + airlight)
 
 
 def _departure(guess: Haze, corrected: Haze) -> Float[Tensor, " b"]:
@@ -1141,8 +1143,8 @@ class DCMPNet(nn.Module):
             (ours).
         legm_attention, mfm, msaam, depth_branch, depth_network: False leaves the part out, for ablations.
         decoder_entry: "m2" as released, or "e3", the deepest stage itself.
-        restraint: how much of its correction of the prior the network does in a hazy picture (ours, for "scattering"):
-            few scenes teach more than holds for others, and what is shipped does less than it learnt.
+        restraint: how much of its correction of the prior the network does (ours, for "scattering"): few scenes teach
+            more than holds for others, and what is shipped does less than it learnt.
     """
 
     multiple_of: int
