@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fairweather.auto import witness
 from fairweather.data.findings import Judged, JudgedPictures
-from fairweather.data.patches import Clear, Pairs, Scenes, drawn_by
+from fairweather.data.patches import Clear, Pairs, Scenes, Source, drawn_by
 from fairweather.errors import UsageError
 from fairweather.files import written_whole
 from fairweather.loading import load
@@ -317,7 +317,7 @@ def judge_rooms() -> TrainConfig:
     return dataclasses.replace(
         before,
         recipe="judge_rooms",
-        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in before.sources), *imagined),
+        sources=_with(before.sources, imagined),
         validation=(
             *(Clear(path=BSDS / "val", degradation=name) for name in kinds),
             *(x for x in before.validation if x.path != BSDS / "val"),
@@ -332,33 +332,56 @@ def judge_rooms() -> TrainConfig:
     )
 
 
-def judge_evidence() -> TrainConfig:
-    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
+def judge_showers() -> TrainConfig:
+    """What ails a picture, fourth stage: rain as photographs of showers show it, and more noise of cameras.
 
-    Of what is hard to see: rain as photographs of showers show it, and more noise of cameras. Haze is judged by looks
-    alone, so it needs no more of it than the second stage has, but whatever the third is validated on counts here too.
+    Both are hard to see, and the first three stages meet no such rain.
     """
-    small = judge_small()
-    faint = (("showers", 0.12), ("camera_noise", 0.08))
-    more = (
-        Clear(path=path, degradation=kind, drop=drop, weight=weight * share, tones=0.5)
-        for kind, weight in faint
+    before = judge_rooms()
+    return dataclasses.replace(
+        before,
+        recipe="judge_showers",
+        sources=_with(before.sources, _faint()),
+        validation=(
+            *before.validation,
+            *(Clear(path=BSDS / "val", degradation=kind) for kind in ("showers", "camera_noise")),
+        ),
+        init=Path("runs/judge_rooms/weights.safetensors"),
+        steps=2000,
+        validate_every=400,
+        seed=3,
+    )
+
+
+def _faint() -> Iterator[Clear]:
+    for kind, weight in (("showers", 0.12), ("camera_noise", 0.08)):
         for path, share, drop in (
             (BSDS / "train", 0.28, ()),
             (BSDS / "test", 0.42, ()),
             (DIV2K, 0.12, ()),
             (RGBD / "train/rgb", 0.18, SCENES_HELD),
-        )
-    )
+        ):
+            yield Clear(path=path, degradation=kind, drop=drop, weight=weight * share, tones=0.5)
+
+
+def _with(sources: Iterable[Source], more: Iterable[Source]) -> tuple[Source, ...]:
+    """Both, the first somewhat less often than without the second."""
+    return (*(dataclasses.replace(source, weight=0.8 * source.weight) for source in sources), *more)
+
+
+def judge_evidence() -> TrainConfig:
+    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
+
+    Haze is judged by looks alone, so it needs no more of it than the second stage has, but whatever the fourth is
+    validated on counts here too.
+    """
+    small = judge_small()
     return dataclasses.replace(
         small,
         recipe="judge_evidence",
-        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in small.sources), *more),
-        validation=(
-            *judge_rooms().validation,
-            *(Clear(path=BSDS / "val", degradation=kind) for kind, _ in faint),
-        ),
-        init=Path("runs/judge_rooms/weights.safetensors"),
+        sources=_with(small.sources, _faint()),
+        validation=judge_showers().validation,
+        init=Path("runs/judge_showers/weights.safetensors"),
         evidence=8000,
         patch=320,
         batch=256,
