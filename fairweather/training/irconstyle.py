@@ -347,9 +347,7 @@ def constyle_dehaze() -> TrainConfig:
 
     For the plain network --set model=nafnet_small --set contrast=null.
     """
-    plain = dataclasses.replace(
-        dcmpnet_small(), model="nafnet_small", two_tasks=None, patch=192, batch=4, steps=4000, warmup=200
-    )
+    plain = dataclasses.replace(dcmpnet_small(), two_tasks=None, patch=192, batch=4, steps=4000, warmup=200)
     return _small("constyle_dehaze", plain)
 
 

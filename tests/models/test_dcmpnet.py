@@ -159,12 +159,11 @@ def test_haze_of_a_reduced_grid_is_removed_at_full_size() -> None:
 
 
 def test_a_fresh_network_starts_at_the_guess_of_the_prior() -> None:
-    """Nearly: it trusts the guess by sigmoid(2)."""
+    """Nearly: it trusts the guess by sigmoid(2), and is sure by sigmoid(10) that there is haze."""
     hazy = torch.rand(1, 3, 64, 64) * 0.4 + 0.5
     guess = dark_channel_prior(hazy)
-    expected = Haze(guess.log_transmission[:, 1:2] * torch.tensor(2.0).sigmoid(), guess.airlight).removed(
-        hazy
-    )
+    share = torch.tensor([2.0, 10.0]).sigmoid().prod()
+    expected = Haze(guess.log_transmission[:, 1:2] * share, guess.airlight).removed(hazy)
     found = built(reconstruction="scattering").eval()(hazy).clear
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -242,17 +241,26 @@ def test_saved_weights_load_again(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_restrained_network_does_a_share_of_what_it_learnt_and_all_of_it_to_a_clear_picture() -> None:
+def test_a_restrained_network_does_a_share_of_what_it_learnt() -> None:
     nets = [fw.create_model("dcmpnet_small", restraint=share).eval() for share in (1.0, 0.25)]
     x = torch.rand(1, 3, 64, 64)
     prior = nets[0].haze(x).airlight
     nn.init.normal_(nets[0].dehazing.patch_unembed.weight, std=0.01)
-    for trust, share in ((0.0, 0.25), (-20.0, 1.0)):
-        nets[0].dehazing.patch_unembed.bias[0] = trust
-        nets[1].load_state_dict(nets[0].state_dict())
-        learnt, done = (net.haze(x).airlight for net in nets)
-        assert not torch.allclose(learnt, prior, atol=1e-3)
-        torch.testing.assert_close(done, torch.lerp(prior, learnt, share), atol=2e-3, rtol=0)
+    nets[1].load_state_dict(nets[0].state_dict())
+    learnt, done = (net.haze(x).airlight for net in nets)
+    assert not torch.allclose(learnt, prior, atol=1e-3)
+    torch.testing.assert_close(done, torch.lerp(prior, learnt, 0.25))
+
+
+@torch.inference_mode()
+def test_a_picture_that_the_prior_is_wrong_about_is_left_alone() -> None:
+    net = fw.create_model("dcmpnet_small", restraint=0.25).eval()
+    nn.init.normal_(net.dehazing.patch_unembed.weight, std=0.01)
+    x = 0.3 + 0.4 * torch.rand(2, 3, 64, 64)
+    assert float((net(x).clear - x).abs().mean()) > 0.05
+    net.dehazing.patch_unembed.bias[0] = -20.0
+    torch.testing.assert_close(net(x).clear, x, atol=1e-6, rtol=0)
+    assert net(x).clearness.gt(10).all()
 
 
 @pytest.mark.parametrize("channels", [24, 51])
