@@ -372,7 +372,7 @@ def _with(sources: Iterable[Source], more: Iterable[Source]) -> tuple[Source, ..
 def judge_evidence() -> TrainConfig:
     """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
 
-    Haze is judged by looks alone, so it needs no more of it than the second stage has, but whatever the fourth is
+    Of its pictures the weighing needs no more kinds than the second and fourth stages have, but whatever the fourth is
     validated on counts here too.
     """
     small = judge_small()
