@@ -372,15 +372,11 @@ def _with(sources: Iterable[Source], more: Iterable[Source]) -> tuple[Source, ..
 def judge_evidence() -> TrainConfig:
     """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
 
-    Of its pictures the weighing needs no more kinds than the second and fourth stages have, but whatever the fourth is
-    validated on counts here too.
+    It learns from the same kinds of pictures as the stage before, but larger pieces of them.
     """
-    small = judge_small()
     return dataclasses.replace(
-        small,
+        judge_showers(),
         recipe="judge_evidence",
-        sources=_with(small.sources, _faint()),
-        validation=judge_showers().validation,
         init=Path("runs/judge_showers/weights.safetensors"),
         evidence=8000,
         patch=320,
