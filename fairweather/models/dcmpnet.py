@@ -903,8 +903,6 @@ class Dehazed(NamedTuple):
     departure: Tensor | None = None
     """(b,) how far that is from the dark channel prior's guess: mean square of the differences of log transmission and
     airlight."""
-    clearness: Tensor | None = None
-    """(b,) how sure the network is that there was no haze, as a logit; with reconstruction="scattering"."""
 
 
 class DehazingNetwork(nn.Module):
@@ -1043,15 +1041,13 @@ class DehazingNetwork(nn.Module):
         r: Tensor = self.patch_unembed(y).to(x0.dtype)
         haze: Haze | None = None
         departure: Tensor | None = None
-        clearness: Tensor | None = None
         if guess is None:
             out = (F.pixel_shuffle(r, p) + x0)[..., :height, :width]
         else:
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
                 correction = at_least_float32(r)
-                clearness = _clearness(correction)
-                corrected = _corrected(guess, correction * self.restraint, clearness)
+                corrected = _corrected(guess, correction * self.restraint, _clearness(correction))
                 departure = _departure(guess, corrected)
                 haze = corrected.resized(size).cropped(height, width)
                 out = 2 * haze.removed((at_least_float32(hazy) + 1) / 2).to(x0.dtype) - 1
@@ -1064,7 +1060,6 @@ class DehazingNetwork(nn.Module):
             features=Features(d1, d2, d3) if self.projects else None,
             haze=haze,
             departure=departure,
-            clearness=clearness,
         )
 
     def inference_form(self) -> nn.Module:

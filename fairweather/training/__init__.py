@@ -31,7 +31,6 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "dcmpnet_blacks": dcmpnet.dcmpnet_blacks,
     "dcmpnet_long": dcmpnet.dcmpnet_long,
     "dcmpnet_longer": dcmpnet.dcmpnet_longer,
-    "dcmpnet_clear": dcmpnet.dcmpnet_clear,
     "cleannet_small": nitedr.cleannet_small,
     "cleannet_official": nitedr.cleannet_official,
     "fusion_small": nitedr.fusion_small,

@@ -48,9 +48,6 @@ class TwoTasks:
     """`restraint` of the published network, see `DCMPNet` (ours, for reconstruction="scattering"); chosen on held-back
     pictures after training. Training itself is under that of `model_args`, else of the weights it starts from (`init`),
     else without."""
-    clearness: float = 0.0
-    """Factor of the cross entropy by which the network learns to tell clear pictures, which it then leaves alone, from
-    hazy ones (ours, for reconstruction="scattering")."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     contrastive: float = 0.0
@@ -83,7 +80,7 @@ class TwoTasks:
             raise UsageError(
                 f"two_tasks.vgg={self.vgg} is of the contrastive loss: set two_tasks.contrastive too"
             )
-        for name in ("consistency", "departure", "clearness", "inner_depth", "contrastive"):
+        for name in ("consistency", "departure", "inner_depth", "contrastive"):
             if getattr(self, name) < 0:
                 raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
         if not 0 < self.restraint <= 1:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairweather.data.patches import Clear, Pairs, Scenes
@@ -66,13 +65,10 @@ class TwoTaskTraining(Restoration):
             raise UsageError(
                 "two_tasks.inner_depth teaches the depth branch and model_args leaves it out; set it to 0"
             )
-        if net.dehazing.reconstruction != "scattering" and (
-            tasks.departure or tasks.clearness or tasks.restraint != 1
-        ):
+        if net.dehazing.reconstruction != "scattering" and (tasks.departure or tasks.restraint != 1):
             raise UsageError(
-                f"two_tasks.departure={tasks.departure:g}, clearness={tasks.clearness:g} and "
-                f"restraint={tasks.restraint:g} are of networks that correct a guess (reconstruction=scattering); set "
-                "two_tasks.departure=0, two_tasks.clearness=0 and two_tasks.restraint=1"
+                f"two_tasks.departure={tasks.departure:g} and restraint={tasks.restraint:g} are of networks that "
+                "correct a guess (reconstruction=scattering); set two_tasks.departure=0 and two_tasks.restraint=1"
             )
         super().__init__(net, config)
         self.automatic_optimization = False
@@ -155,10 +151,6 @@ class TwoTaskTraining(Restoration):
             apart = (found.departure * (disparity > 0).flatten(1).any(dim=1)).mean()
             self.note("train/departure", apart)
             added = added + self.tasks.departure * apart
-        if self.tasks.clearness and found.clearness is not None:
-            untold = clearness_loss(found.clearness, hazy, clear)
-            self.note("train/clearness", untold)
-            added = added + self.tasks.clearness * untold
         if self.tasks.inner_depth and found.inner_depth is not None:
             apart = mean_over(found.inner_depth.float() - disparity, disparity > 0)
             self.note("train/inner_depth", apart)
@@ -186,26 +178,6 @@ class TwoTaskTraining(Restoration):
 def _listed(one_or_several: Any) -> list[Any]:
     """Lightning gives a list of several optimisers, but the one itself of one."""
     return one_or_several if isinstance(one_or_several, list) else [one_or_several]
-
-
-def clearness_loss(logits: Tensor, hazy: Tensor, clear: Tensor) -> Tensor:
-    """Mean cross entropy of telling clear pictures from hazy ones.
-
-    Pairs that differ, but have more than 25 dB, are neither: thin haze, and corners of a scene that haze did not reach.
-
-    Args:
-        logits: (b,) that a picture is clear.
-        hazy, clear: (b, 3, h, w) in [-1, 1].
-
-    >>> clear = torch.zeros(3, 3, 2, 2)
-    >>> hazy = clear + torch.tensor([0, 0.05, 0.5]).view(3, 1, 1, 1)
-    >>> round(clearness_loss(torch.tensor([0.0, 99.0, 0.0]), hazy, clear).item(), 3)  # ln(2) for each of the others
-    0.693
-    """
-    apart = (hazy - clear).flatten(1).square().mean(dim=1) / 4  # of pictures in [0, 1]
-    told = (apart == 0) | (apart > 10**-2.5)
-    untold = F.binary_cross_entropy_with_logits(logits, (apart == 0).float(), reduction="none")
-    return (untold * told).sum() / told.sum().clamp_min(1)
 
 
 def contrastive_loss(tasks: TwoTasks) -> ContrastiveLoss:
@@ -396,21 +368,4 @@ def dcmpnet_longer() -> TrainConfig:
         steps=9000,
         validate_every=9000,
         seed=6,
-    )
-
-
-def dcmpnet_clear() -> TrainConfig:
-    """Sixth stage of dcmpnet_small: to tell pale pictures without haze from hazy ones.
-
-    The stages before left most clear pictures alone, but dehazed one in seven, more training or not. Here the network
-    learns to tell them apart by a loss of its own.
-    """
-    return dataclasses.replace(
-        dcmpnet_longer(),
-        recipe="dcmpnet_clear",
-        init=Path("runs/dcmpnet_longer/weights.safetensors"),
-        two_tasks=TwoTasks(inner_depth=0.1, departure=0.1, clearness=0.05, restraint=0.7),
-        steps=7000,
-        validate_every=7000,
-        seed=7,
     )

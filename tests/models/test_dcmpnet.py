@@ -260,7 +260,6 @@ def test_a_picture_that_the_prior_is_wrong_about_is_left_alone() -> None:
     assert float((net(x).clear - x).abs().mean()) > 0.05
     net.dehazing.patch_unembed.bias[0] = -20.0
     torch.testing.assert_close(net(x).clear, x, atol=1e-6, rtol=0)
-    assert net(x).clearness.gt(10).all()
 
 
 @pytest.mark.parametrize("channels", [24, 51])
