@@ -7,6 +7,7 @@ DATA is a folder of clear pictures. High is good: a clear picture should be left
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fairweather.metrics import score
 
 
 def main(data: Path) -> None:
-    """Print mean, worst, and how many fall under 35 dB."""
+    """Print median, worst, how many come out unchanged, and how many fall under 35 dB."""
     files = clear_pictures(data)
     for task in TASKS:
         restorer = fw.load(task)
@@ -29,9 +30,10 @@ def main(data: Path) -> None:
             pixels = read_picture(file).pixels
             kept[file.name] = score("rgb", restorer.restore(pixels).image, pixels).psnr
         worst = min(kept, key=kept.__getitem__)
+        same = sum(value == math.inf for value in kept.values())
         under = sum(value < 35 for value in kept.values())
         print(
-            f"{task}: {len(kept)} clear pictures, mean {statistics.mean(kept.values()):.1f} dB, "
+            f"{task}: {len(kept)} clear pictures, median {statistics.median(kept.values()):.1f} dB, {same} unchanged, "
             f"worst {kept[worst]:.1f} dB ({worst}), {under} under 35 dB"
         )
 

@@ -303,6 +303,8 @@ def _in_place(layers: nn.Module) -> None:
 class LEGM(nn.Module):
     """Local feature-embedded global feature extraction: a stack of blocks, the last of them with attention.
 
+    Maps must have 7 or more places a side for windows of 8: these are filled up by mirroring.
+
     Args:
         channels: of the map, in and out.
         depth: number of blocks.
