@@ -57,11 +57,11 @@ WEIGHTS: tuple[Weights, ...] = (
         data="O-HAZE, I-HAZE and NH-HAZE train (but 8 pairs); 61 RGB-D pictures hazed by true and imagined depth; own "
         "haze over BSDS500 train and test, DIV2K crops, I-HAZE train and RoadScene-rain train; clear pictures of these",
         scores={
-            "SOTS-indoor, dehazeformer, PSNR": 21.92,
-            "RGB-D test, dehazeformer, PSNR": 18.69,
-            "O-HAZE test, dehazeformer, PSNR": 21.09,
-            "I-HAZE test, dehazeformer, PSNR": 15.61,
-            "NH-HAZE test, dehazeformer, PSNR": 16.38,
+            "SOTS-indoor, dehazeformer, PSNR": 21.80,
+            "RGB-D test, dehazeformer, PSNR": 18.81,
+            "O-HAZE test, dehazeformer, PSNR": 21.10,
+            "I-HAZE test, dehazeformer, PSNR": 15.60,
+            "NH-HAZE test, dehazeformer, PSNR": 16.27,
         },
     ),
     Weights(
