@@ -94,11 +94,18 @@ class Seen(NamedTuple):
     findings: Tensor
 
 
+SEVERAL = 4.0
+"""How often pictures with several ailments are drawn, where others are drawn once: few have them, and what came later
+hides what was there before."""
+
+
 class Gathered(Dataset[Seen]):
     """What was seen in a number of pictures. Item i is one of them, drawn by (seed, i) alone; in order without seed."""
 
     def __init__(self, seen: Seen, *, seed: int | None = None) -> None:
         self.seen, self.seed = seen, seed
+        several = (seen.findings > 0.5).sum(dim=1) > 1
+        self.weights = torch.where(several, SEVERAL, 1.0)
 
     def __len__(self) -> int:
         return len(self.seen.findings)
@@ -106,7 +113,7 @@ class Gathered(Dataset[Seen]):
     def __getitem__(self, index: int) -> Seen:
         if self.seed is not None:
             generator = drawn_by(self.seed, index)
-            index = int(torch.randint(len(self), (), generator=generator))
+            index = int(torch.multinomial(self.weights, 1, generator=generator))
         return Seen(*(values[index] for values in self.seen))
 
 
@@ -378,7 +385,7 @@ def judge_evidence() -> TrainConfig:
         judge_showers(),
         recipe="judge_evidence",
         init=Path("runs/judge_showers/weights.safetensors"),
-        evidence=8000,
+        evidence=12000,
         patch=320,
         batch=256,
         learning_rate=3e-3,
@@ -386,7 +393,7 @@ def judge_evidence() -> TrainConfig:
         precision="fp32",
         ema_decay=0.99,
         steps=2000,
-        validate_every=200,
+        validate_every=2000,
         checkpoint_every=500,
         seed=79,
     )
