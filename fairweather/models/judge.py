@@ -44,7 +44,7 @@ class Judge(nn.Module):
         # Two, because their batch norms meet different pictures.
         self.far, self.near = ConStyle(far), ConStyle(near)
         self.head = nn.Linear(2 * 128, len(FINDINGS))
-        self.weigher = Weigher(len(FINDINGS) + EVIDENCE, len(FINDINGS))
+        self.weigher = Weigher(len(FINDINGS) + EVIDENCE, len(FINDINGS) - 1)
 
     def forward(self, x: Float[Tensor, "b 3 h w"], *, whole: int = WHOLE) -> Float[Tensor, "b findings"]:
         """By looks alone; `weigh` adds the evidence."""
@@ -62,9 +62,9 @@ class Judge(nn.Module):
     def weigh(
         self, looks: Float[Tensor, "b findings"], evidence: Float[Tensor, "b evidence"]
     ) -> Float[Tensor, "b findings"]:
-        """The logits by looks, in the light of what `evidence.evidence` found."""
-        logits: Tensor = self.weigher(torch.cat((looks, evidence), dim=1))
-        return logits
+        """The logits by looks, in the light of what `evidence.evidence` found; haze by looks alone."""
+        others: Tensor = self.weigher(torch.cat((looks, evidence), dim=1))
+        return torch.cat((looks[:, :1], others), dim=1)
 
 
 class Weigher(nn.Module):

@@ -24,7 +24,6 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "judge_start": judge.judge_start,
     "judge_small": judge.judge_small,
     "judge_rooms": judge.judge_rooms,
-    "judge_showers": judge.judge_showers,
     "judge_evidence": judge.judge_evidence,
     "dcmpnet_small": dcmpnet.dcmpnet_small,
     "dcmpnet_imagined": dcmpnet.dcmpnet_imagined,

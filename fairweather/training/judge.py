@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fairweather.auto import witness
 from fairweather.data.findings import Judged, JudgedPictures
-from fairweather.data.patches import Clear, Pairs, Scenes, Source, drawn_by
+from fairweather.data.patches import Clear, Pairs, Scenes, drawn_by
 from fairweather.errors import UsageError
 from fairweather.files import written_whole
 from fairweather.loading import load
@@ -94,18 +94,11 @@ class Seen(NamedTuple):
     findings: Tensor
 
 
-SEVERAL = 4.0
-"""How often pictures with several ailments are drawn, where others are drawn once: few have them, and what came later
-hides what was there before."""
-
-
 class Gathered(Dataset[Seen]):
     """What was seen in a number of pictures. Item i is one of them, drawn by (seed, i) alone; in order without seed."""
 
     def __init__(self, seen: Seen, *, seed: int | None = None) -> None:
         self.seen, self.seed = seen, seed
-        several = (seen.findings > 0.5).sum(dim=1) > 1
-        self.weights = torch.where(several, SEVERAL, 1.0)
 
     def __len__(self) -> int:
         return len(self.seen.findings)
@@ -113,7 +106,7 @@ class Gathered(Dataset[Seen]):
     def __getitem__(self, index: int) -> Seen:
         if self.seed is not None:
             generator = drawn_by(self.seed, index)
-            index = int(torch.multinomial(self.weights, 1, generator=generator))
+            index = int(torch.randint(len(self), (), generator=generator))
         return Seen(*(values[index] for values in self.seen))
 
 
@@ -324,7 +317,7 @@ def judge_rooms() -> TrainConfig:
     return dataclasses.replace(
         before,
         recipe="judge_rooms",
-        sources=_with(before.sources, imagined),
+        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in before.sources), *imagined),
         validation=(
             *(Clear(path=BSDS / "val", degradation=name) for name in kinds),
             *(x for x in before.validation if x.path != BSDS / "val"),
@@ -339,53 +332,34 @@ def judge_rooms() -> TrainConfig:
     )
 
 
-def judge_showers() -> TrainConfig:
-    """What ails a picture, fourth stage: rain as photographs of showers show it, and more noise of cameras.
+def judge_evidence() -> TrainConfig:
+    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
 
-    Both are hard to see, and the first three stages meet no such rain.
+    Of what is hard to see: rain as photographs of showers show it, and more noise of cameras. Haze is judged by looks
+    alone, so it needs no more of it than the second stage has, but whatever the third is validated on counts here too.
     """
-    before = judge_rooms()
-    return dataclasses.replace(
-        before,
-        recipe="judge_showers",
-        sources=_with(before.sources, _faint()),
-        validation=(
-            *before.validation,
-            *(Clear(path=BSDS / "val", degradation=kind) for kind in ("showers", "camera_noise")),
-        ),
-        init=Path("runs/judge_rooms/weights.safetensors"),
-        steps=2000,
-        validate_every=400,
-        seed=3,
-    )
-
-
-def _faint() -> Iterator[Clear]:
-    for kind, weight in (("showers", 0.12), ("camera_noise", 0.08)):
+    small = judge_small()
+    faint = (("showers", 0.12), ("camera_noise", 0.08))
+    more = (
+        Clear(path=path, degradation=kind, drop=drop, weight=weight * share, tones=0.5)
+        for kind, weight in faint
         for path, share, drop in (
             (BSDS / "train", 0.28, ()),
             (BSDS / "test", 0.42, ()),
             (DIV2K, 0.12, ()),
             (RGBD / "train/rgb", 0.18, SCENES_HELD),
-        ):
-            yield Clear(path=path, degradation=kind, drop=drop, weight=weight * share, tones=0.5)
-
-
-def _with(sources: Iterable[Source], more: Iterable[Source]) -> tuple[Source, ...]:
-    """Both, the first somewhat less often than without the second."""
-    return (*(dataclasses.replace(source, weight=0.8 * source.weight) for source in sources), *more)
-
-
-def judge_evidence() -> TrainConfig:
-    """What ails a picture, last stage: the shipped restorers' changes are weighed with what the encoders see.
-
-    It learns from the same kinds of pictures as the stage before, but larger pieces of them.
-    """
+        )
+    )
     return dataclasses.replace(
-        judge_showers(),
+        small,
         recipe="judge_evidence",
-        init=Path("runs/judge_showers/weights.safetensors"),
-        evidence=12000,
+        sources=(*(dataclasses.replace(x, weight=0.8 * x.weight) for x in small.sources), *more),
+        validation=(
+            *judge_rooms().validation,
+            *(Clear(path=BSDS / "val", degradation=kind) for kind, _ in faint),
+        ),
+        init=Path("runs/judge_rooms/weights.safetensors"),
+        evidence=8000,
         patch=320,
         batch=256,
         learning_rate=3e-3,
@@ -393,7 +367,7 @@ def judge_evidence() -> TrainConfig:
         precision="fp32",
         ema_decay=0.99,
         steps=2000,
-        validate_every=2000,
+        validate_every=200,
         checkpoint_every=500,
         seed=79,
     )
