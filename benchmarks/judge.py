@@ -137,12 +137,15 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
     said: list[tuple[float, bool]] = []
     vectors: list[Tensor] = []
     names: list[str] = []
+    changed = 0
     for place, ailment, picture in pictures(data):
         if ailment == HARDLY:
             continue
         probabilities = by_kind(judge.judge(picture))
         found = sorted(kind for kind, p in probabilities.items() if p >= SURE)
         counts.setdefault((place, ailment), Counter())["+".join(found) or "clear"] += 1
+        if ailment == "clear" and found not in ([], ["blur"]):
+            changed += not torch.equal(judge.restore(picture).picture.pixels, picture)
         if "+" not in ailment:
             said += [(p, either(kind) == either(ailment)) for kind, p in probabilities.items()]
         if plot:
@@ -150,12 +153,12 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
                 vectors.append(judge.net.vector(picture[None])[0])
             names.append(ailment)
     print(f"{judge.model}, weights {judge.sha256[:12]}, sure from {SURE}")
-    rightly = touched = ailing = clear = both = all_two = rain_found = hour_right = 0
+    rightly = told = ailing = clear = both = all_two = rain_found = hour_right = 0
     for (place, ailment), row in counts.items():
         total, right = row.total(), sum(n for found, n in row.items() if either(found) == either(ailment))
         print(f"{place:34} {ailment:10} {right:3} of {total:3} right   {dict(row.most_common())}")
         if ailment == "clear":  # blur is told and left alone
-            clear, touched = clear + total, touched + total - row["clear"] - row["blur"]
+            clear, told = clear + total, told + total - row["clear"] - row["blur"]
         elif "+" in ailment:
             all_two, both = all_two + total, both + right
         else:
@@ -163,7 +166,8 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
             if either(ailment) == "rain" and place not in ALONE:
                 rain_found, hour_right = rain_found + right, hour_right + row[ailment]
     print(f"one ailment: {rightly} of {ailing} judged rightly ({rightly / ailing:.1%})")
-    print(f"clear: {touched} of {clear} touched ({touched / clear:.1%})")
+    print(f"clear: {told} of {clear} judged to need something ({told / clear:.1%})")
+    print(f"clear: {changed} of {clear} changed by what was done then ({changed / clear:.1%})")
     print(f"two ailments: {both} of {all_two} judged rightly ({both / all_two:.1%})")
     print(f"rain: {hour_right} of {rain_found} rightly told to be by day or at night")
     print(*reliability(said), sep="\n")
