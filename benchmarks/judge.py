@@ -145,7 +145,7 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
         found = sorted(kind for kind, p in probabilities.items() if p >= SURE)
         counts.setdefault((place, ailment), Counter())["+".join(found) or "clear"] += 1
         if ailment == "clear" and found not in ([], ["blur"]):
-            changed += not torch.equal(judge.restore(picture).picture.pixels, picture)
+            changed += not torch.equal(*map(quantise, (judge.restore(picture).picture.pixels, picture)))
         if "+" not in ailment:
             said += [(p, either(kind) == either(ailment)) for kind, p in probabilities.items()]
         if plot:

@@ -1085,19 +1085,20 @@ class DehazingNetwork(nn.Module):
         return self
 
 
-SURELY_CLEAR = -2.5
-"""Mean correction of the trust, a logit, below which a picture counts as clear."""
+HALF_CLEAR = -2.5
+"""Mean correction of the trust, a logit, at which a picture is taken for half clear."""
 
 
 def _clearness(correction: Float[Tensor, "b 7 h w"]) -> Float[Tensor, " b"]:
     """How sure it is, as a logit, that there is no haze: then it has little trust in a prior that always finds some."""
-    return 4 * (SURELY_CLEAR - correction[:, 0].mean(dim=(1, 2)))
+    (trust,) = over_picture(lambda: (correction[:, 0].mean(dim=(1, 2)),))
+    return 4 * (HALF_CLEAR - trust)
 
 
 def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"], clearness: Float[Tensor, " b"]) -> Haze:
     """The guess with how far it is trusted (1 channel), what is added to log transmission (3) and to airlight (3).
 
-    A clear picture keeps no haze, whatever the corrections.
+    The surer it is that the picture is clear, the less haze is found in all of it, whatever the corrections.
     """
     trust, log_transmission, airlight = correction[:, :1], correction[:, 1:4], correction[:, 4:]
     # Above 1 a little, for pairs whose clear picture has less contrast.

@@ -23,6 +23,7 @@ from fairweather.models.dcmpnet import (
     DCMPNet,
     Dilated,
     Haze,
+    _clearness,
     dark_channel_prior,
     guided_filter,
 )
@@ -260,6 +261,14 @@ def test_a_picture_that_the_prior_is_wrong_about_is_left_alone() -> None:
     assert float((net(x).clear - x).abs().mean()) > 0.05
     net.dehazing.patch_unembed.bias[0] = -20.0
     torch.testing.assert_close(net(x).clear, x, atol=1e-6, rtol=0)
+
+
+def test_each_picture_of_a_batch_is_judged_by_itself() -> None:
+    correction = torch.zeros(2, 7, 4, 4)
+    correction[1, 0] = -20
+    sure_hazy, sure_clear = _clearness(correction).tolist()
+    assert sure_hazy < -5
+    assert sure_clear > 5
 
 
 @pytest.mark.parametrize("channels", [24, 51])
