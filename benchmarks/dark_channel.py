@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairweather.evaluate import pictures_of
 from fairweather.metrics import ScoreTable, score
-from fairweather.models.dcmpnet import dark_channel
+from fairweather.models.haze import dark_channel
 from fairweather.models.layers import guided_filter
 
 PATCH = 15

@@ -32,7 +32,8 @@ from fairweather.errors import BackendError, OutOfMemoryError, UsageError
 from fairweather.exporting import tensor_function
 from fairweather.images import Picture
 from fairweather.models import MODELS
-from fairweather.models.dcmpnet import DCMPNet, Haze
+from fairweather.models.dcmpnet import DCMPNet
+from fairweather.models.haze import Haze
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import enlarged_rows, pad_to_multiple, record, reduced, replay
 from fairweather.rows import Rows, Whole

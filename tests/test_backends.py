@@ -24,7 +24,7 @@ from fairweather import backends, cli, exporting, loading
 from fairweather.backends import Computation, Exported, Facts, Kept, Notes, open_exported, size_class
 from fairweather.errors import BackendError, FairweatherError, MissingExtraError, UsageError, WeightsError
 from fairweather.exporting import facts_of, kept_export, write_exported
-from fairweather.models.dcmpnet import DRDB
+from fairweather.models.depth_network import DRDB
 from fairweather.models.fusionnet import fusionnet_small
 from fairweather.models.inference import for_inference
 from fairweather.models.winograd import LEAST_IN_FILES, WinogradConv2d, with_winograd

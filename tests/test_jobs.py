@@ -27,7 +27,8 @@ from fairweather.errors import OutOfMemoryError, PictureError, UsageError
 from fairweather.images import read_picture
 from fairweather.jobs import STREAM, Job, Options, Outcome, plan, run
 from fairweather.models import create_model
-from fairweather.models.dcmpnet import DCMPNet, Haze
+from fairweather.models.dcmpnet import DCMPNet
+from fairweather.models.haze import Haze
 from fairweather.pipeline import Restorer
 from fairweather.runtime import RECKONED, limit_memory, memory_for, overlapped
 

@@ -1,22 +1,20 @@
 """DCMPNet: a dehazing network that looks at depth, and a depth network that looks at the dehazed picture.
 
 Zhang, Zhou and Li, "Depth Information Assisted Collaborative Mutual Promotion Network for Single Image Dehazing",
-CVPR 2024, arXiv 2403.01105. Blocks: LEGM (transformer blocks with revised layer norm, from DehazeFormer, Song et
-al., arXiv 2204.03883, MIT licence), MFM (fusion of two maps), MSAAM (aggregation over scales), U-Net features, and
-DRDB (dilated dense blocks) in the depth network.
+CVPR 2024, arXiv 2403.01105. Its parts: MFM (fusion of two maps) and MSAAM (aggregation over scales) here, LEGM
+(transformer blocks) in legm.py, the U-Net of the features in unet.py, and the depth network of dilated dense blocks
+(DRDB) in depth_network.py.
 
 Where we differ: nowhere in numbers with `dcmpnet()`. Weights of the published checkpoints that no output depends on
 are not kept. Ours: `patch_size` (the network works on a reduced grid), `reconstruction="scattering"` (it corrects the
-dark channel prior's guess of the haze), and `dcmpnet_small()`, which uses both.
+dark channel prior's guess of the haze, haze.py), and `dcmpnet_small()`, which uses both.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -25,347 +23,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.errors import WeightsError, unknown_name
-from fairweather.models.folding import (
-    bias_of,
-    convolution,
-    merged,
-    mixed,
-    part,
-    set_bias,
-    stacked,
-    without_batch_norms,
+from fairweather.models.depth_network import DRDB, DepthNetwork
+from fairweather.models.folding import bias_of, convolution, merged, mixed, part, relus_in_place
+from fairweather.models.haze import (
+    WINDOWS,
+    Haze,
+    clearness_of,
+    corrected_guess,
+    dark_channel_prior,
+    departure_of,
 )
-from fairweather.models.layers import (
-    Depthwise,
-    at_least_float32,
-    guided_filter,
-    learns_in_half_on_cpu,
-    over_picture,
-    pad_to_multiple,
-)
-from fairweather.models.winograd import Tiles, WinogradConv2d, joined_rows, rows_of, tiles_of
+from fairweather.models.layers import affine, at_least_float32, over_picture, pad_to_multiple, side_by_side
+from fairweather.models.legm import LEGM
+from fairweather.models.unet import UNet
 
 Reconstruction = Literal["residual", "scattering"]
 SMALLEST = 28
 """Least side of the padded input: at a quarter of it, windows of 8 must find pixels to mirror."""
-
-
-class RLN(nn.Module):
-    """Revised layer norm: over channels and positions together, and what was taken away is handed on.
-
-    normalised = (x - mean) / sigma * weight + bias, rescale = W1 sigma + b1, rebias = W2 mean + b2, with
-    sigma = sqrt(var + eps) of the whole picture (DehazeFormer, section 3.2).
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(1, channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        self.rescale = nn.Conv2d(1, channels, 1)
-        self.rebias = nn.Conv2d(1, channels, 1)
-        for conv, start in ((self.rescale, 1.0), (self.rebias, 0.0)):
-            nn.init.trunc_normal_(conv.weight, std=0.02)
-            nn.init.constant_(conv.bias, start)  # type: ignore[arg-type]
-
-    def forward(
-        self, x: Float[Tensor, "b c h w"]
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c 1 1"], Float[Tensor, "b c 1 1"]]:
-        """The normalised map, its rescale and its rebias."""
-        mean, sigma = over_picture(lambda: self._statistics(x))
-        scale = self.weight / sigma  # b c 1 1
-        normalised = _affine(x, scale, self.bias - mean * scale)
-        return normalised, self.rescale(sigma), self.rebias(mean)
-
-    def _statistics(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
-        variance, mean = torch.var_mean(at_least_float32(x), dim=(1, 2, 3), keepdim=True, correction=0)
-        return mean, (variance + self.eps).sqrt()
-
-
-def _affine(
-    x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c2 1 1"], shift: Float[Tensor, "b c2 1 1"]
-) -> Float[Tensor, "b c h w"]:
-    """x * scale + shift in one pass and in the precision of x; each has all channels or one."""
-    return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
-
-
-class PositionBias(nn.Module):
-    """The bias of attention between two places of a window, a small function of their log-spaced offset."""
-
-    def __init__(self, heads: int, window: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, heads))
-        rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-        places = torch.stack((rows.flatten(), columns.flatten()), dim=1).float()
-        offset = places[:, None] - places[None, :]  # n n 2
-        self.register_buffer("offset", offset.sign() * offset.abs().log1p(), persistent=False)
-
-    def forward(self) -> Float[Tensor, "heads n n"]:
-        bias: Tensor = self.mlp(self.offset)
-        return bias.permute(2, 0, 1)
-
-    def inference_form(self) -> nn.Module:
-        """The offsets never change, so neither does the bias."""
-        dtype = self.offset.dtype
-        return _Table(self.double()().to(dtype).contiguous())
-
-
-class _Table(nn.Module):
-    """Values that never change, as what has computed them."""
-
-    values: Tensor
-
-    def __init__(self, values: Float[Tensor, "*shape"]) -> None:
-        super().__init__()
-        self.register_buffer("values", values)
-
-    def forward(self) -> Tensor:
-        return self.values
-
-
-class WindowAttention(nn.Module):
-    """Attention inside windows, shifted by padding (mirrored and not rolled, so no mask is needed).
-
-    Args:
-        heads: must divide the channels. window: side of a window. shift: what is added on the left and top.
-    """
-
-    def __init__(self, heads: int, window: int, shift: int) -> None:
-        super().__init__()
-        self.heads, self.window, self.shift = heads, window, shift
-        self.position_bias = PositionBias(heads, window)
-
-    def forward(self, qkv: Float[Tensor, "b c3 h w"]) -> Float[Tensor, "b c3//3 h w"]:
-        """Queries, keys and values, stacked in this order, to their attention."""
-        return self.joined(self.attend(self.windows(qkv)), qkv)
-
-    def windows(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "windows n c"]:
-        """A map, mirrored at its sides, cut into windows of n places."""
-        (b, c, h, w), s, k = x.shape, self.shift, self.window
-        rows, columns = self._number(h), self._number(w)
-        x = F.pad(x, (s, columns * k - s - w, s, rows * k - s - h), mode="reflect")
-        parts = x.permute(0, 2, 3, 1).reshape(b, rows, k, columns, k, c).transpose(2, 3)
-        return parts.reshape(b * rows * columns, k * k, c)
-
-    def joined(
-        self, windows: Float[Tensor, "windows n c"], like: Float[Tensor, "b c2 h w"]
-    ) -> Float[Tensor, "b c h w"]:
-        """The windows put together, in channels-last memory, as the map was that they were cut from."""
-        (b, _, h, w), s, k, c = like.shape, self.shift, self.window, windows.shape[-1]
-        rows, columns = self._number(h), self._number(w)
-        parts = windows.view(b, rows, columns, k, k, c).transpose(2, 3)
-        x = parts.reshape(b, rows * k, columns * k, c)[:, s : s + h, s : s + w]
-        return x.permute(0, 3, 1, 2)
-
-    def _number(self, side: int) -> int:
-        """Windows along a side."""
-        return (side + self.shift + self.window - 1) // self.window
-
-    def attend(self, tokens: Float[Tensor, "windows n c3"]) -> Float[Tensor, "windows n c3//3"]:
-        """Attention between the n places of each window."""
-        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in tokens.chunk(3, dim=2))
-        bias: Tensor = self.position_bias()
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype))  # windows heads n d
-        return out.transpose(1, 2).flatten(2)
-
-
-class LEGMBlock(nn.Module):
-    """One block of LEGM: local features by a depthwise convolution, global ones by window attention.
-
-    Args:
-        heads: 0 for a block without attention, which has no norm either.
-        shift: move the windows by half their side.
-        ratio: hidden channels of the MLP, times the channels.
-    """
-
-    def __init__(self, channels: int, *, heads: int, window: int, shift: bool, ratio: float) -> None:
-        super().__init__()
-        hidden = int(channels * ratio)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.local = Depthwise(channels, 5, bias=True, padding_mode="reflect")
-        self.norm = RLN(channels) if heads else None
-        self.query_key = nn.Conv2d(channels, 2 * channels, 1) if heads else None
-        self.attention = WindowAttention(heads, window, window // 2 if shift else 0) if heads else None
-        self.proj = nn.Conv2d(channels, channels, 1)
-        self.mlp = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if self.norm is None or self.query_key is None or self.attention is None:
-            y: Tensor = self.proj(self.local(self.value(x)))
-        else:
-            normalised, rescale, rebias = self.norm(x)
-            value: Tensor = self.value(normalised)
-            qkv = torch.cat((self.query_key(normalised), value), dim=1)
-            y = _affine(self.proj(self.local(value) + self.attention(qkv)), rescale, rebias)
-        x = x + y
-        out: Tensor = x + self.mlp(x)
-        return out
-
-    def inference_form(self) -> nn.Module:
-        """The bias of the values passes the mirrored depthwise convolution times the sum of its kernel: both biases
-        go into the projection's. With attention the norm goes there too.
-        """
-        _in_place(self.mlp)
-        if self.attention is not None:
-            return _AttentionBlock(self)
-        lost = bias_of(self.value) * self.local.weight.double().sum((1, 2, 3)) + bias_of(self.local)
-        set_bias(self.proj, bias_of(self.proj) + self.proj.weight.double().flatten(1) @ lost)
-        self.value.bias = self.local.bias = None
-        return self
-
-
-class _AttentionBlock(nn.Module):
-    """The inference form of a block with attention.
-
-    The norm is one scale and one shift for each picture, so both go into the weights of the layers that read it, as
-    rescale and rebias go into the projection's. Only the mean and sigma of the map itself are computed.
-    """
-
-    weight: Tensor
-    start: Tensor
-    slope: Tensor
-    proj: Tensor
-    proj_start: Tensor
-    proj_slope: Tensor
-    rescale_start: Tensor
-    rescale_slope: Tensor
-    rebias_start: Tensor
-    rebias_slope: Tensor
-
-    def __init__(self, block: LEGMBlock) -> None:
-        super().__init__()
-        assert block.norm is not None
-        assert block.query_key is not None
-        assert block.attention is not None
-        norm, c = block.norm, block.value.in_channels
-        self.eps, self.attention, self.mlp = norm.eps, block.attention, block.mlp
-        qkv = stacked(block.query_key, block.value)
-        weight = qkv.weight.double().flatten(1)
-        start = bias_of(qkv) + weight @ norm.bias.double().flatten()
-        weight = weight * norm.weight.double().flatten()
-        slope = -weight.sum(1)  # of the shift, by mean / sigma
-        self.value = convolution(weight[2 * c :, :, None, None], None, like=block.value)
-        self.local = convolution(block.local.weight.double(), None, like=block.local)
-        kernel = block.local.weight.double().sum((1, 2, 3))  # by which it multiplies the values' shift
-        proj = block.proj.weight.double().flatten(1)
-        constants = {
-            "weight": weight.T,
-            "start": start,
-            "slope": slope,
-            "proj": proj.T,
-            "proj_start": proj @ (kernel * start[2 * c :] + bias_of(block.local)) + bias_of(block.proj),
-            "proj_slope": proj @ (kernel * slope[2 * c :]),
-            "rescale_start": bias_of(norm.rescale),
-            "rescale_slope": norm.rescale.weight.flatten(),
-            "rebias_start": bias_of(norm.rebias),
-            "rebias_slope": norm.rebias.weight.flatten(),
-        }
-        for name, values in constants.items():
-            self.register_buffer(name, values.to(block.proj.weight.dtype).contiguous())
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        b, c, h, w = x.shape
-        mean, sigma = (t.view(b, 1, 1) for t in over_picture(lambda: _moments(x, self.eps)))
-        shift = torch.addcmul(self.start, self.slope, mean / sigma)  # b 1 3c
-        rescale = torch.addcmul(self.rescale_start, self.rescale_slope, sigma)  # b 1 c
-        rebias = torch.addcmul(self.rebias_start, self.rebias_slope, mean)
-        proj_shift = torch.addcmul(
-            rebias, torch.addcmul(self.proj_start, self.proj_slope, mean / sigma), rescale
-        )
-        windows = self.attention.windows(x)
-        number, n, _ = windows.shape
-        qkv = torch.baddbmm(shift, windows.view(b, number * n // b, c), self.weight / sigma)
-        attended = self.attention.joined(self.attention.attend(qkv.view(number, n, 3 * c)), x)
-        local: Tensor = self.local(self.value(x))
-        # With channels last, as both lie in memory: other libraries would copy one to the other's order.
-        attended, local = (t.permute(0, 2, 3, 1) for t in (attended, local))
-        z = torch.addcmul(attended, local, (1 / sigma)[..., None].to(local.dtype))
-        y = torch.baddbmm(proj_shift, z.flatten(1, 2), self.proj * rescale)
-        x = x + y.view(b, h, w, c).permute(0, 3, 1, 2)
-        out: Tensor = x + self.mlp(x)
-        return out
-
-
-def _moments(x: Float[Tensor, "b c h w"], eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and sigma of each picture, in two passes that are faster than one by Welford."""
-    x = at_least_float32(x)
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    return mean, ((x - mean).square_().mean(dim=(1, 2, 3), keepdim=True) + eps).sqrt()
-
-
-def _in_place(layers: nn.Module) -> None:
-    """ReLUs write over what they read, which is never read again."""
-    for layer in layers.modules():
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = True
-
-
-class LEGM(nn.Module):
-    """Local feature-embedded global feature extraction: a stack of blocks, the last of them with attention.
-
-    Maps must have 7 or more places a side for windows of 8: these are filled up by mirroring.
-
-    Args:
-        channels: of the map, in and out.
-        depth: number of blocks.
-        attention: how many of them, counted from the last, have attention.
-        heads: of the attention; must divide the channels.
-        ratio: hidden channels of the MLPs, times the channels.
-        gain: initial scale of the residual branches; (8 * all blocks of the network) ** -0.25 in DCMPNet.
-
-    >>> LEGM(24, depth=2, attention=1, heads=2)(torch.rand(1, 24, 9, 14)).shape
-    torch.Size([1, 24, 9, 14])
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        depth: int,
-        attention: int,
-        heads: int,
-        ratio: float = 2.0,
-        window: int = 8,
-        gain: float = 0.25,
-    ) -> None:
-        super().__init__()
-        fits = heads > 0 and channels % heads == 0
-        if not 0 <= attention <= depth or (attention and not fits) or channels * ratio < 1:
-            raise ValueError(
-                f"LEGM of {channels} channels: attention of {heads} heads in {attention} of {depth} blocks and MLPs of "
-                f"ratio {ratio:g} are impossible"
-            )
-        self.blocks = nn.Sequential(
-            *(
-                LEGMBlock(
-                    channels,
-                    heads=heads if i >= depth - attention else 0,
-                    window=window,
-                    shift=i % 2 == 1,
-                    ratio=ratio,
-                )
-                for i in range(depth)
-            )
-        )
-        for block in self.blocks:
-            assert isinstance(block, LEGMBlock)
-            for conv in (block.value, block.local, block.proj, block.mlp[0], block.mlp[2]):
-                _start(conv, gain)
-            if block.query_key is not None:
-                _start(block.query_key, 1.0)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        y: Tensor = self.blocks(x)
-        return y
-
-
-def _start(conv: nn.Module, gain: float) -> None:
-    """Truncated normal of standard deviation gain * sqrt(2 / (fan in + fan out)), bias 0."""
-    assert isinstance(conv, nn.Conv2d)
-    area = conv.kernel_size[0] * conv.kernel_size[1]
-    fans = area * (conv.in_channels // conv.groups) + area * conv.out_channels
-    nn.init.trunc_normal_(conv.weight, std=gain * (2 / fans) ** 0.5)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
 
 class MFM(nn.Module):
@@ -438,7 +112,7 @@ class _MSAAM(nn.Module):
     def __init__(self, plain: MSAAM) -> None:
         super().__init__()
         self.weigh = plain.weigh
-        _in_place(self.weigh)
+        relus_in_place(self.weigh)
         half, quarter = plain.to_half, plain.to_quarter
         c2 = half.out_channels
         c1 = half.in_channels - c2 - quarter.out_channels
@@ -536,8 +210,8 @@ class _Mixer(Mixer):
     def forward(self, *maps: Tensor | None) -> Float[Tensor, "b c h w"]:
         first, *rest = (x for x in maps if x is not None)
         if self.ahead:
-            return first + super().forward(_joined(*rest))
-        return super().forward(_joined(first, *rest))
+            return first + super().forward(side_by_side(*rest))
+        return super().forward(side_by_side(first, *rest))
 
 
 def _unprojected(mixer: nn.Conv2d, first: int, project: nn.Conv2d) -> nn.Conv2d:
@@ -573,312 +247,7 @@ def _instance_norm(x: Float[Tensor, "b c h w"], eps: float = 1e-5) -> Float[Tens
         lambda: torch.var_mean(at_least_float32(x), dim=(2, 3), keepdim=True, correction=0)
     )
     scale = (variance + eps).rsqrt()
-    return _affine(x, scale, -mean * scale)
-
-
-DILATION = 2
-"""Of a DRDB's convolutions."""
-
-
-class Dilated(nn.Conv2d):
-    """A 3x3 convolution of every other pixel that keeps the size.
-
-    oneDNN's gradient of such kernels in bf16 is NaN for some numbers of channels in channels-last memory, which is
-    what training lays pictures out in; so there it takes the plain layout, which costs nothing.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=DILATION, dilation=DILATION)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
-        weight = self.weight
-        if learns_in_half_on_cpu(x):
-            x, weight = x.contiguous(), weight.contiguous()
-        y: Tensor = self._conv_forward(x, weight, self.bias)
-        return y
-
-
-class DRDB(nn.Module):
-    """Dilated residual dense block: five 3x3 convolutions that each see all maps before them.
-
-    Args:
-        channels: in and out. growth: new channels of each convolution.
-
-    >>> DRDB(3)(torch.rand(1, 3, 5, 4)).shape
-    torch.Size([1, 3, 5, 4])
-    """
-
-    def __init__(self, channels: int, growth: int = 32) -> None:
-        super().__init__()
-        self.dense = nn.ModuleList(Dilated(channels + i * growth, growth) for i in range(5))
-        self.mix = nn.Conv2d(channels + 5 * growth, channels, 1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        maps = x
-        for conv in self.dense:
-            maps = torch.cat((maps, F.relu(conv(maps))), dim=1)
-        return x + F.relu(self.mix(maps))
-
-    def inference_form(self) -> nn.Module:
-        """Channels-last memory also where one channel comes, and less of it."""
-        return _DRDB(self)
-
-
-class _DRDB(nn.Module):
-    """The inference form of a DRDB."""
-
-    def __init__(self, block: DRDB) -> None:
-        super().__init__()
-        self.dense, self.last = block.dense[:-1], block.dense[-1]
-        assert isinstance(self.last, nn.Conv2d)
-        n = block.mix.in_channels - self.last.out_channels
-        self.mix, self.mix_last = part(block.mix, 0, n), part(block.mix, n, block.mix.in_channels)
-        set_bias(self.mix_last, bias_of(block.mix))
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        maps = x
-        for conv in self.dense:
-            maps = _joined(maps, conv(maps).relu_())
-        mixed = self.mix(maps).add_(self.mix_last(self.last(maps).relu_()))  # the longest join is spared
-        out: Tensor = mixed.relu_() + x
-        return out
-
-    def winograd_form(self, least: int) -> nn.Module:
-        # Without ways to and from rows for each convolution, half of the channels are enough.
-        return _DRDBOfRows(self) if 2 * self.mix_last.in_channels >= least else self
-
-
-class _DRDBOfRows(nn.Module):
-    """The inference form of a DRDB whose convolutions are WinogradConv2d: from its entry to its exit in rows."""
-
-    def __init__(self, block: _DRDB) -> None:
-        super().__init__()
-        channels = [block.mix.out_channels] + [block.mix_last.in_channels] * len(block.dense)
-        self.dense = nn.ModuleList(
-            WinogradConv2d(conv, channels[: i + 1]) for i, conv in enumerate([*block.dense, block.last])
-        )
-        ends = accumulate(channels, initial=0)
-        mixes = (part(block.mix, first, end) for first, end in pairwise(ends))
-        self.mix = nn.ModuleList([*mixes, block.mix_last])
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        rows = rows_of(x, DILATION)
-        within = rows_of(torch.ones_like(x[:1, :1, :, :1]), DILATION)  # zeros below, as each convolution pads
-        mixed = [self.mix[0](row) for row in rows]
-        tiles: list[Tiles] = []
-        for conv, mix in zip(self.dense, self.mix[1:], strict=True):
-            assert isinstance(conv, WinogradConv2d)
-            tiles.append(tiles_of(rows))
-            rows = [row.relu() * ones for row, ones in zip(conv.of_tiles(tiles), within, strict=True)]
-            mixed = [y + mix(row) for y, row in zip(mixed, rows, strict=True)]
-        return joined_rows(mixed, x, DILATION).relu() + x
-
-
-def _joined(*maps: Tensor) -> Float[Tensor, "b c h w"]:
-    """Maps side by side in channels-last memory, which one map of one channel would make `torch.cat` forget."""
-    if torch.onnx.is_in_onnx_export():  # other libraries would copy the maps for each permutation
-        return torch.cat(maps, dim=1)
-    return torch.cat([x.permute(0, 2, 3, 1) for x in maps], dim=-1).permute(0, 3, 1, 2)
-
-
-class DepthNetwork(nn.Module):
-    """Depth from a picture: dense blocks down to a sixteenth of the size and up again, without skips.
-
-    In training it learns disparity (large is near); its output has no activation.
-
-    Args:
-        channels: after each of the four steps down.
-        growth: of the dense blocks.
-        reduce: look at the picture reduced by this factor, and enlarge the result (ours; 1 as published).
-    """
-
-    def __init__(
-        self, *, channels: tuple[int, int, int, int] = (24, 48, 96, 128), growth: int = 32, reduce: int = 1
-    ) -> None:
-        super().__init__()
-        self.reduce = reduce
-        c = (3, *channels)
-        steps = list(pairwise(c))
-        self.encoder = nn.ModuleList(DRDB(n, growth) for n in c[:-1])
-        self.downs = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in steps)
-        self.decoder = nn.ModuleList(DRDB(n, growth) for n in c[:0:-1])
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(o, i, 4, stride=2, padding=1) for i, o in reversed(steps))
-        self.final = nn.Conv2d(3, 1, 1)
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h2 w2"]:
-        """A picture in [-1, 1] to its disparity, both sides rounded up to a multiple of 16 * reduce."""
-        if self.reduce > 1:
-            x = F.avg_pool2d(pad_to_multiple(x, self.reduce), self.reduce)
-        for dense, down in zip(self.encoder, self.downs, strict=True):
-            x = down(dense(x))
-        for dense, up in zip(self.decoder, self.ups, strict=True):
-            x = up(dense(x))
-        depth: Tensor = self.final(x)
-        if self.reduce > 1:
-            depth = F.interpolate(depth, scale_factor=self.reduce, mode="bilinear")
-        return depth
-
-
-class DoubleConv(nn.Sequential):
-    """Twice: 3x3 convolution, batch norm, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=1),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, padding=1),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-        )
-
-    def inference_form(self) -> nn.Module:
-        """The norms go into the convolutions."""
-        layers = without_batch_norms(self)
-        _in_place(layers)
-        return layers
-
-
-class UpConv(DoubleConv):
-    """DoubleConv on a skip beside as many channels of the smaller map, enlarged."""
-
-    def forward(  # type: ignore[override]
-        self, small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h2 w2"]
-    ) -> Float[Tensor, "b c2 h2 w2"]:
-        y = torch.cat((skip, _enlarged(small, skip)), dim=1)
-        for layer in self:
-            y = layer(y)
-        return y
-
-    def inference_form(self) -> nn.Module:
-        """As of DoubleConv, and the maps are not joined."""
-        return _UpConv(self)
-
-
-class _UpConv(nn.Module):
-    """The inference form of UpConv."""
-
-    def __init__(self, plain: UpConv) -> None:
-        super().__init__()
-        layers = without_batch_norms(plain)
-        conv = layers[0]
-        assert isinstance(conv, nn.Conv2d)
-        n = conv.in_channels // 2
-        self.skip, self.small = part(conv, 0, n), part(conv, n, 2 * n)
-        set_bias(self.skip, bias_of(conv))
-        self.layers = layers[1:]
-        _in_place(self.layers)
-
-    def forward(
-        self, small: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h2 w2"]
-    ) -> Float[Tensor, "b c2 h2 w2"]:
-        out: Tensor = self.layers(self.skip(skip).add_(self.small(_enlarged(small, skip))))
-        return out
-
-
-class UNet(nn.Module):
-    """The feature extractor beside the encoder: a U-Net whose last three decoder maps are its result.
-
-    Args:
-        width: channels at full size; they double with each of the first three steps down.
-    """
-
-    def __init__(self, width: int = 64) -> None:
-        super().__init__()
-        w = width
-        self.entry = DoubleConv(3, w)
-        self.downs = nn.ModuleList(
-            DoubleConv(i, o) for i, o in ((w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w), (8 * w, 8 * w))
-        )
-        self.ups = nn.ModuleList(
-            UpConv(i, o) for i, o in ((16 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, w))
-        )
-        self.exit = nn.Conv2d(w, 3, 1)
-
-    def forward(
-        self, x: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b c1 h4 w4"], Float[Tensor, "b c2 h2 w2"], Float[Tensor, "b 3 h w"]]:
-        """Maps at a quarter (2 width), half (width) and full size (3 channels)."""
-        maps: list[Tensor] = [self.entry(x)]
-        for down in self.downs:
-            maps.append(down(F.max_pool2d(maps[-1], 2)))
-        y = maps.pop()
-        results: list[Tensor] = []
-        for up in self.ups:
-            y = up(y, maps.pop())
-            results.append(y)
-        return results[1], results[2], self.exit(y)
-
-
-def _enlarged(
-    small: Float[Tensor, "b c h w"], like: Float[Tensor, "b c2 h2 w2"]
-) -> Float[Tensor, "b c h2 w2"]:
-    """A map enlarged twice and padded with zeros to the size of another."""
-    large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=True)
-    rows, columns = like.shape[-2] - large.shape[-2], like.shape[-1] - large.shape[-1]
-    return F.pad(large, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-
-
-class Haze(NamedTuple):
-    """Haze by the scattering model, hazy = clear * t + airlight * (1 - t)."""
-
-    log_transmission: Float[Tensor, "b c h w"]
-    airlight: Float[Tensor, "b 3 h w"]
-    """In [0, 1], nominally."""
-
-    def resized(self, size: tuple[int, int]) -> Haze:
-        """The same for a picture of (height, width)."""
-        return Haze(*(F.interpolate(x, size, mode="bilinear") for x in self))
-
-    def cropped(self, height: int, width: int) -> Haze:
-        """The upper left corner."""
-        return Haze(*(x[..., :height, :width] for x in self))
-
-    def removed(self, hazy: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """The clear picture, of a hazy one in [0, 1]."""
-        return torch.addcmul(self.airlight, hazy - self.airlight, (-self.log_transmission).exp())
-
-
-WINDOWS = (5, 13, 21)
-"""Sides that the dark channel prior is asked with, in pixels of the working grid; it starts from the middle one."""
-LEAST_TRANSMISSION = 0.05
-
-
-def dark_channel_prior(picture: Float[Tensor, "b 3 h w"]) -> Haze:
-    """The guess of the dark channel prior (He, Sun and Tang, CVPR 2009): in a clear picture, some pixel nearby is dark.
-
-    Args:
-        picture: hazy RGB in [0, 1].
-
-    Returns:
-        Log transmission for each of WINDOWS, smoothed along the picture's edges by a guided filter, and the airlight,
-        the same everywhere.
-    """
-    dark = dark_channel(picture, WINDOWS[1]).flatten(1)
-
-    def brightest() -> tuple[Tensor, ...]:
-        # The dark channel has plateaus, and libraries sort equal values differently: there the brighter ones are taken.
-        order = dark + 1e-3 * picture.mean(dim=1).flatten(1)
-        places = order.topk(max(1, dark.shape[1] // 100), dim=1).indices[:, None].expand(-1, 3, -1)
-        return (picture.flatten(2).gather(2, places).mean(dim=2)[..., None, None].clamp_min(0.2),)
-
-    (airlight,) = over_picture(brightest)
-    relative = picture / airlight
-    guide = picture.mean(dim=1, keepdim=True)
-    rough = torch.cat([1 - 0.95 * dark_channel(relative, window) for window in WINDOWS], dim=1)
-    transmission = guided_filter(guide, rough, radius=10).clamp(2 * LEAST_TRANSMISSION, 1)
-    return Haze(transmission.log(), airlight.expand_as(picture))
-
-
-def dark_channel(picture: Float[Tensor, "b 3 h w"], window: int) -> Float[Tensor, "b 1 h w"]:
-    """The darkest channel of the darkest pixel in the window around each pixel.
-
-    >>> dark_channel(torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 2, 2), 3).unique()
-    tensor([0.2000])
-    """
-    brightness = -picture.amin(dim=1, keepdim=True)
-    rows = F.max_pool2d(brightness, (window, 1), stride=1, padding=(window // 2, 0))
-    return -F.max_pool2d(rows, (1, window), stride=1, padding=(0, window // 2))
+    return affine(x, scale, -mean * scale)
 
 
 class Features(NamedTuple):
@@ -1049,8 +418,8 @@ class DehazingNetwork(nn.Module):
             with torch.autocast(x0.device.type, enabled=False):
                 size = (x0.shape[-2], x0.shape[-1])
                 correction = at_least_float32(r)
-                corrected = _corrected(guess, correction * self.restraint, _clearness(correction))
-                departure = _departure(guess, corrected)
+                corrected = corrected_guess(guess, correction * self.restraint, clearness_of(correction))
+                departure = departure_of(guess, corrected)
                 haze = corrected.resized(size).cropped(height, width)
                 out = 2 * haze.removed((at_least_float32(hazy) + 1) / 2).to(x0.dtype) - 1
         if depth is not None and p > 1:
@@ -1083,35 +452,6 @@ class DehazingNetwork(nn.Module):
         self.project1 = self.project2 = self.project3 = nn.Identity()  # type: ignore[assignment]
         self.projects = False
         return self
-
-
-HALF_CLEAR = -2.5
-"""Mean correction of the trust, a logit, at which a picture is taken for half clear."""
-
-
-def _clearness(correction: Float[Tensor, "b 7 h w"]) -> Float[Tensor, " b"]:
-    """How sure it is, as a logit, that there is no haze: then it has little trust in a prior that always finds some."""
-    (trust,) = over_picture(lambda: (correction[:, 0].mean(dim=(1, 2)),))
-    return 4 * (HALF_CLEAR - trust)
-
-
-def _corrected(guess: Haze, correction: Float[Tensor, "b 7 h w"], clearness: Float[Tensor, " b"]) -> Haze:
-    """The guess with how far it is trusted (1 channel), what is added to log transmission (3) and to airlight (3).
-
-    The surer it is that the picture is clear, the less haze is found in all of it, whatever the corrections.
-    """
-    trust, log_transmission, airlight = correction[:, :1], correction[:, 1:4], correction[:, 4:]
-    # Above 1 a little, for pairs whose clear picture has less contrast.
-    log_transmission = ((trust + 2).sigmoid() * guess.log_transmission[:, 1:2] + log_transmission).clamp(
-        math.log(LEAST_TRANSMISSION), 1
-    )
-    return Haze(log_transmission * (-clearness).sigmoid().view(-1, 1, 1, 1), guess.airlight + airlight)
-
-
-def _departure(guess: Haze, corrected: Haze) -> Float[Tensor, " b"]:
-    transmission = corrected.log_transmission - guess.log_transmission[:, 1:2]
-    airlight = corrected.airlight - guess.airlight
-    return transmission.square().mean(dim=(1, 2, 3)) + airlight.square().mean(dim=(1, 2, 3))
 
 
 def _fused(

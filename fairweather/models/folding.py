@@ -198,5 +198,12 @@ def set_bias(conv: nn.Conv2d, bias: Float64[Tensor, " out"]) -> None:
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
 
 
+def relus_in_place(layers: nn.Module) -> None:
+    """ReLUs write over what they read, which is never read again."""
+    for layer in layers.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = True
+
+
 def _pads(conv: nn.Conv2d) -> bool:
     return conv.padding_mode == "zeros" and conv.padding not in ((0, 0), "valid")

@@ -160,6 +160,20 @@ def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def affine(
+    x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c2 1 1"], shift: Float[Tensor, "b c2 1 1"]
+) -> Float[Tensor, "b c h w"]:
+    """x * scale + shift in one pass and in the precision of x; each has all channels or one."""
+    return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+
+def side_by_side(*maps: Tensor) -> Float[Tensor, "b c h w"]:
+    """Maps side by side in channels-last memory, which one map of one channel would make `torch.cat` forget."""
+    if torch.onnx.is_in_onnx_export():  # other libraries would copy the maps for each permutation
+        return torch.cat(maps, dim=1)
+    return torch.cat([x.permute(0, 2, 3, 1) for x in maps], dim=-1).permute(0, 3, 1, 2)
+
+
 def reduced(x: Float[Tensor, "b c h w"], longest: int) -> Float[Tensor, "b c h2 w2"]:
     """A copy with no side longer than `longest`, averaged over what it leaves out; `x` itself where it is small.
 

@@ -16,19 +16,12 @@ from torch import nn
 import fairweather as fw
 from fairweather.errors import UsageError
 from fairweather.models import restored
-from fairweather.models.dcmpnet import (
-    DRDB,
-    LEGM,
-    MFM,
-    DCMPNet,
-    Dilated,
-    Haze,
-    _clearness,
-    dark_channel_prior,
-    guided_filter,
-)
+from fairweather.models.dcmpnet import MFM, DCMPNet
+from fairweather.models.depth_network import DRDB
+from fairweather.models.haze import Haze, dark_channel_prior
 from fairweather.models.inference import for_inference
 from fairweather.models.layers import record, replay
+from fairweather.models.legm import LEGM
 from fairweather.weights import save_weights
 
 
@@ -139,26 +132,6 @@ def test_impossible_arguments_are_told_in_one_line(options: dict[str, Any], said
     assert "\n" not in str(caught.value)
 
 
-def test_the_dark_channel_undoes_the_haze_that_it_assumes() -> None:
-    clear = torch.rand(1, 3, 60, 40)
-    clear[..., ::2, ::2] = 0  # a dark pixel in every window
-    transmission, airlight = 0.4, 0.9
-    hazy = clear * transmission + airlight * (1 - transmission)
-    hazy[..., :20, :] = airlight  # sky, from which the airlight is read
-    haze = dark_channel_prior(hazy)
-    assert haze.airlight.sub(airlight).abs().max() < 1e-5
-    found = haze._replace(log_transmission=haze.log_transmission[:, :1]).removed(hazy)
-    inside = (..., slice(34, -6), slice(6, -6))  # away from the sky and the windows that see it
-    assert found[inside].sub(clear[inside]).abs().mean() < 0.06
-
-
-def test_haze_of_a_reduced_grid_is_removed_at_full_size() -> None:
-    clear = torch.rand(1, 3, 40, 60)
-    hazy = clear * 0.4 + 0.9 * 0.6
-    haze = Haze(torch.full((1, 1, 10, 15), 0.4).log(), torch.full((1, 3, 10, 15), 0.9))
-    torch.testing.assert_close(haze.resized((40, 60)).removed(hazy), clear, atol=1e-5, rtol=0)
-
-
 def test_a_fresh_network_starts_at_the_guess_of_the_prior() -> None:
     """Nearly: it trusts the guess by sigmoid(2), and is sure by sigmoid(10) that there is haze."""
     hazy = torch.rand(1, 3, 64, 64) * 0.4 + 0.5
@@ -167,13 +140,6 @@ def test_a_fresh_network_starts_at_the_guess_of_the_prior() -> None:
     expected = Haze(guess.log_transmission[:, 1:2] * share, guess.airlight).removed(hazy)
     found = built(reconstruction="scattering").eval()(hazy).clear
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("radius", [1, 10, 40])
-def test_a_guided_filter_keeps_what_is_linear_in_its_guide(radius: int) -> None:
-    guide = torch.rand(1, 1, 30, 40, dtype=torch.float64)
-    x = torch.cat((2 * guide + 1, 0.5 - guide), dim=1)
-    torch.testing.assert_close(guided_filter(guide, x, radius=radius, eps=1e-12), x)
 
 
 def test_replayed_statistics_of_the_picture_itself_change_nothing() -> None:
@@ -261,27 +227,3 @@ def test_a_picture_that_the_prior_is_wrong_about_is_left_alone() -> None:
     assert float((net(x).clear - x).abs().mean()) > 0.05
     net.dehazing.patch_unembed.bias[0] = -20.0
     torch.testing.assert_close(net(x).clear, x, atol=1e-6, rtol=0)
-
-
-def test_each_picture_of_a_batch_is_judged_by_itself() -> None:
-    correction = torch.zeros(2, 7, 4, 4)
-    correction[1, 0] = -20
-    sure_hazy, sure_clear = _clearness(correction).tolist()
-    assert sure_hazy < -5
-    assert sure_clear > 5
-
-
-@pytest.mark.parametrize("channels", [24, 51])
-def test_dilated_kernels_have_finite_gradients_in_bf16(channels: int) -> None:
-    """As training lays pictures out; oneDNN's own are NaN for these channels from 32 pixels on."""
-    conv = Dilated(channels, 12)
-    x = torch.randn(2, channels, 40, 40)
-    conv(x).square().mean().backward()
-    expected = conv.weight.grad
-    assert expected is not None
-    conv.weight.grad = None
-    conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.autocast("cpu", torch.bfloat16):
-        y = conv(x.contiguous(memory_format=torch.channels_last))
-    y.float().square().mean().backward()
-    torch.testing.assert_close(conv.weight.grad, expected, rtol=0, atol=0.02 * float(expected.abs().max()))

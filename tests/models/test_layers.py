@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairweather.models import layers
-from fairweather.models.layers import Depthwise, depthwise_convolution
+from fairweather.models.layers import Depthwise, depthwise_convolution, guided_filter
 
 
 def noise(*shape: int) -> Tensor:
@@ -59,3 +59,10 @@ def test_a_depthwise_layer_is_torchs_own(mode: str) -> None:
     own = torch.nn.Conv2d(3, 3, 5, padding=2, groups=3, padding_mode=mode)
     own.load_state_dict(layer.state_dict())
     torch.testing.assert_close(layer(x), own(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("radius", [1, 10, 40])
+def test_a_guided_filter_keeps_what_is_linear_in_its_guide(radius: int) -> None:
+    guide = torch.rand(1, 1, 30, 40, dtype=torch.float64)
+    x = torch.cat((2 * guide + 1, 0.5 - guide), dim=1)
+    torch.testing.assert_close(guided_filter(guide, x, radius=radius, eps=1e-12), x)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 import fairweather as fw
 from fairweather.errors import WeightsError
-from fairweather.models.dcmpnet import DCMPNet, DepthNetwork, LEGMBlock
+from fairweather.models.dcmpnet import DCMPNet
+from fairweather.models.depth_network import DepthNetwork
+from fairweather.models.legm import LEGMBlock
 
 TOLERANCE = 2e-4  # absolute, float32 against double
 
