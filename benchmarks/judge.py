@@ -22,9 +22,10 @@ from torch import Generator, Tensor
 
 import fairweather as fw
 from fairweather.auto import SURE, AutoRestorer
-from fairweather.data.degradations import DEGRADATIONS, quantise
+from fairweather.data.degradations import quantise
 from fairweather.data.findings import findings_of
 from fairweather.data.pairs import clear_pictures, complete_pairs, matched
+from fairweather.data.random_degradations import DEGRADATIONS
 from fairweather.images import read_picture
 from fairweather.metrics import psnr
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from fairweather import __version__
-from fairweather.data.degradations import paper_noise, random_depth_haze
+from fairweather.data.degradations import paper_noise
 from fairweather.data.depth import Depth, Scene, find_scenes, read_depth, read_scene
 from fairweather.data.night import find_triples
 from fairweather.data.pairs import (
@@ -31,6 +31,7 @@ from fairweather.data.pairs import (
     split_folder,
     splits,
 )
+from fairweather.data.random_degradations import random_depth_haze
 from fairweather.errors import DataError, UsageError, unknown_name
 from fairweather.files import written_whole
 from fairweather.images import read_picture

@@ -14,8 +14,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from fairweather.data.degradations import DEGRADATIONS, Draw, quantise
+from fairweather.data.degradations import quantise
 from fairweather.data.patches import Pairs, Patches, Pictures, Sample, Scenes, Source, drawn_by
+from fairweather.data.random_degradations import DEGRADATIONS, Draw
 from fairweather.metrics import psnr
 from fairweather.models.judge import FINDINGS
 

@@ -20,10 +20,10 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, Sampler
 
-from fairweather.data.degradations import DEGRADATIONS, HAZE_RANGES, Draw, random_depth_haze
 from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
 from fairweather.data.make import mapped_pixels
 from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped, matched
+from fairweather.data.random_degradations import DEGRADATIONS, HAZE_RANGES, Draw, random_depth_haze
 from fairweather.data.transforms import (
     Augment,
     augment,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Generator
 
-from fairweather.data.degradations import DEGRADATIONS
 from fairweather.data.findings import AILMENTS, JudgedPatches, JudgedPictures, ailment_of, findings_of, judged
 from fairweather.data.patches import Clear, Pairs, Sample, Scenes
+from fairweather.data.random_degradations import DEGRADATIONS
 from fairweather.images import Picture, write_picture
 from fairweather.models.judge import FINDINGS
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fairweather.data.degradations import DEGRADATIONS
 from fairweather.data.depth import own_depth
 from fairweather.data.patches import (
     Clear,
@@ -26,6 +25,7 @@ from fairweather.data.patches import (
     Steps,
     Views,
 )
+from fairweather.data.random_degradations import DEGRADATIONS
 from fairweather.data.transforms import augment, extend, random_crop, reduce, reduce_known
 from fairweather.errors import DataError, UsageError
 from fairweather.images import Picture, read_picture, write_picture
