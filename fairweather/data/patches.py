@@ -252,6 +252,7 @@ class Patches(Dataset[Sample]):
         size: side of a patch in pixels.
         zoom: (smallest, largest) factor that windows are reduced by, drawn log-uniformly, so that more of a picture
             is seen; limited by the picture's shorter side. Noise and haze are made at the final size.
+        edges: see `random_crop`.
         teacher: gives the disparity of the pictures of Pairs and Clear; must be a function of the path alone.
 
     Raises:
@@ -267,12 +268,13 @@ class Patches(Dataset[Sample]):
         size: int,
         seed: int,
         zoom: tuple[float, float] = (1.0, 1.0),
+        edges: float = 0.0,
         teacher: Teacher | None = None,
     ) -> None:
         if not 0 < zoom[0] <= zoom[1] <= 1:
             raise UsageError(f"zoom={zoom} must be (smallest, largest) with 0 < smallest <= largest <= 1")
         self.sources, self.size, self.seed = tuple(sources), size, seed
-        self.zoom, self.teacher = zoom, teacher
+        self.zoom, self.edges, self.teacher = zoom, edges, teacher
         self._told_of_small = False
         self.items = [_items(source, root) for source in sources]
         self.weights = torch.tensor([source.weight for source in sources])
@@ -331,7 +333,7 @@ class Patches(Dataset[Sample]):
     def _window(self, source: Source, layers: list[Tensor], size: int, generator: Generator) -> list[Tensor]:
         """The layers of a random window in [0, 1], at the size of a patch."""
         side = self._side(min(layers[0].shape[-2:]), size, generator)
-        window = [_unpacked(x) for x in random_crop(layers, side, generator)]
+        window = [_unpacked(x) for x in random_crop(layers, side, generator, edges=self.edges)]
         if side > size:
             *others, disparity = window
             window = [*(reduce(x, size) for x in others), reduce_known(disparity, size)]

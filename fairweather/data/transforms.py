@@ -51,13 +51,26 @@ def blacken(picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
 
 
 def random_crop(
-    pictures: list[Shaped[Tensor, "_ h w"]], size: int, generator: Generator
+    pictures: list[Shaped[Tensor, "_ h w"]], size: int, generator: Generator, *, edges: float = 0.0
 ) -> list[Shaped[Tensor, "_ s1 s2"]]:
-    """The same size x size window of every picture; a shorter side is kept whole and extended by `extend`."""
+    """The same size x size window of every picture; a shorter side is kept whole and extended by `extend`.
+
+    Args:
+        edges: along each side the window snaps to one of its two ends with this probability, times size over side.
+            Otherwise few windows show the picture's edge (0.1 in DCMPNet's release).
+    """
     height, width = pictures[0].shape[-2:]
-    top = int(torch.randint(max(1, height - size + 1), (), generator=generator))
-    left = int(torch.randint(max(1, width - size + 1), (), generator=generator))
+    top, left = (_start(side, size, generator, edges) for side in (height, width))
     return [extend(p[..., top : top + size, left : left + size], size) for p in pictures]
+
+
+def _start(side: int, size: int, generator: Generator, edges: float) -> int:
+    """Where a window begins along a side."""
+    last = max(0, side - size)
+    # Without `edges` nothing more is drawn, so that recipes from before it see the patches that they saw.
+    if edges and float(torch.rand((), generator=generator)) < edges * size / side:
+        return last * int(torch.randint(2, (), generator=generator))
+    return int(torch.randint(last + 1, (), generator=generator))
 
 
 def extend(picture: Shaped[Tensor, "c h w"], size: int) -> Shaped[Tensor, "c h2 w2"]:

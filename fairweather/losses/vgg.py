@@ -31,6 +31,8 @@ WIDTHS = (64, 128, 256, 512, 512)
 """Channels of each block; a 2x2 pooling goes between two."""
 CONVOLUTIONS: dict[Variant, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 """Convolutions in each block."""
+LEAST_SIDE = 2 ** (len(WIDTHS) - 1)
+"""Pixels a side that leave the last block's maps one."""
 
 FIRST_LEVELS = tuple(f"relu{block}_1" for block in range(1, 6))
 """After the first convolution of each block; modules 1, 6, 11, 20, 29 of VGG-19."""
@@ -76,7 +78,7 @@ class VGG(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, picture: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The map of each level, in the order they were asked for; sides of 16 pixels or more for all five blocks."""
+        """The map of each level, in the order they were asked for; for five blocks sides of LEAST_SIDE or more."""
         maps = {}
         for number, layer in enumerate(self.features):
             picture = layer(picture)

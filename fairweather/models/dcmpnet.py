@@ -12,6 +12,7 @@ dark channel prior's guess of the haze, haze.py), and `dcmpnet_small()`, which u
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -375,6 +376,11 @@ class DehazingNetwork(nn.Module):
             nn.init.zeros_(self.patch_unembed.weight)
             nn.init.zeros_(self.patch_unembed.bias)  # type: ignore[arg-type]
 
+    def smallest_map(self, side: int) -> int:
+        """Places along a side of the U-Net's smallest map, of a picture with sides of so many pixels."""
+        p = self.patch_size
+        return max(math.ceil(side / (4 * p)) * 4 * p, self.least) // p // 16
+
     def forward(self, hazy: Float[Tensor, "b 3 h w"]) -> Dehazed:
         """A hazy picture in [-1, 1] to the dehazed one in [-1, 1]; depth is left to the depth network."""
         height, width = hazy.shape[-2:]
@@ -633,8 +639,8 @@ def published_dcmpnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     rest = {k.removeprefix("dehaze_net."): v for k, v in state.items() if not k.startswith("depth_net.")}
     if "final_conv.weight" in rest or (depth and not rest):
         raise WeightsError(
-            "this is DCMPNet's depth network alone; give the dehazing network with it: "
-            "from_published('dcmpnet', {'dehaze_net': ..., 'depth_net': ...})"
+            "this is DCMPNet's depth network alone; give the dehazing network with it: both files to models convert, "
+            "or from_published('dcmpnet', {'dehaze_net': ..., 'depth_net': ...})"
         )
     mixer = rest.get("conv2.weight")
     if mixer is not None and mixer.ndim == 4 and mixer.shape[1] % 2:

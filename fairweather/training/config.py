@@ -13,6 +13,7 @@ from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 from fairweather.data.patches import STRICT, Clear, Pairs, Scenes, Stage
 from fairweather.errors import UsageError, unknown_name
 from fairweather.losses.constyle import Gram
+from fairweather.losses.vgg import LEAST_SIDE
 
 TASKS = ("derain", "denoise", "deblur", "dehaze", "night", "auto", "encode")
 """What can be learnt; night is fusion, auto a judge, and encode an encoder alone."""
@@ -66,6 +67,11 @@ class TwoTasks:
         if self.scheme != "paper" and (self.weighting != "signed" or self.consistency):
             raise UsageError(
                 f"two_tasks.weighting and consistency are of scheme=paper, not of {self.scheme}; leave them out"
+            )
+        if self.teacher != "none" and not self.learns_depth:
+            raise UsageError(
+                f"two_tasks.teacher={self.teacher} would do nothing: scheme=alone with inner_depth=0 learns no depth; "
+                "leave it out"
             )
         if not self.negatives and not self.contrastive:
             raise UsageError(
@@ -262,6 +268,8 @@ class TrainConfig:
     """Other sizes to begin with, as (until step, patch, batch), such as [[1000, 64, 16], [2000, 80, 12]]."""
     zoom: tuple[float, float] = (1.0, 1.0)
     """Factors (smallest, largest) that windows are reduced by to become patches, so that they show more."""
+    edges: float = 0.0
+    """How readily windows snap to the picture's edges, see `random_crop`; 0.1 in DCMPNet's release."""
     learning_rate: float = 1e-3
     """After the warm-up."""
     final_learning_rate: float = 1e-6
@@ -325,6 +333,8 @@ class TrainConfig:
             raise UsageError(f"seed={self.seed} must be at least 0 and less than 2**32")
         if self.task not in TASKS:
             raise unknown_name("task", self.task, TASKS)
+        if not 0 <= self.edges <= 1:
+            raise UsageError(f"edges={self.edges} must be at least 0 and at most 1")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay={self.ema_decay} must be at least 0 and less than 1")
         if self.evidence and (self.task != "auto" or self.devices > 1):
@@ -344,6 +354,12 @@ class TrainConfig:
                 f"two_tasks.scheme={tasks.scheme} with inner_depth={tasks.inner_depth:g} learns depth, and no source "
                 "has any: add an RGB-D set, set two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone "
                 "and two_tasks.inner_depth=0"
+            )
+        patches = min(self.patch, *(stage.patch for stage in self.progressive), math.inf)
+        if tasks and tasks.contrastive and patches < LEAST_SIDE:
+            raise UsageError(
+                f"patch={patches} is too small for the contrastive loss: VGG-19 needs {LEAST_SIDE} pixels a side "
+                "or more"
             )
         if tasks and self.loss == "psnr_luma":
             raise UsageError("loss=psnr_luma is for plain restorers; with two_tasks take l1 or psnr")

@@ -207,6 +207,7 @@ def training_set(config: TrainConfig) -> Dataset[Any]:
         size=config.patch,
         seed=config.seed,
         zoom=config.zoom,
+        edges=config.edges,
         teacher=_teacher(config),
     )
     for line in patches.describe():
@@ -298,11 +299,17 @@ def _strategy(config: TrainConfig) -> str:
 
 
 def _check_batches(net: nn.Module, config: TrainConfig) -> None:
-    """Raises UsageError for batches of one where vectors are normalised over the batch while the network learns."""
-    least = min(config.batch, *(stage.batch for stage in config.progressive), 2)
+    """Raises UsageError for batches of one where batch norm is left with a single value while the network learns."""
+    sizes = ((config.patch, config.batch), *((stage.patch, stage.batch) for stage in config.progressive))
+    alone = [patch for patch, batch in sizes if batch < 2]
     held = config.evidence or (config.contrast is not None and config.contrast.freeze_after == 0)
-    if least < 2 and not held and any(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()):
-        raise UsageError(f"batch={least} must be 2 or more: the encoder learns with batch norm")
+    if alone and not held and any(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()):
+        raise UsageError("batch=1 must be 2 or more: the encoder learns with batch norm")
+    if alone and isinstance(net, DCMPNet) and net.dehazing.smallest_map(min(alone)) < 2:
+        raise UsageError(
+            f"batch=1 with patch={min(alone)} leaves {config.model}'s batch norms a single value; take batch=2 or "
+            "more, or a larger patch"
+        )
 
 
 def _clear_up(run: Path) -> None:

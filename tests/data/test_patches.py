@@ -195,6 +195,20 @@ def test_a_small_picture_is_mirrored_up_to_the_patch() -> None:
     assert crop.shape == (3, 32, 32)
 
 
+def test_windows_snap_to_edges_as_often_as_asked() -> None:
+    column = torch.arange(100.0).view(1, 100, 1).expand(1, 100, 40)
+
+    def tops(edges: float) -> list[int]:
+        generators = (torch.Generator().manual_seed(seed) for seed in range(400))
+        return [int(random_crop([column], 25, g, edges=edges)[0][0, 0, 0]) for g in generators]
+
+    snapped = [sum(top == end for top in tops(0.8)) / 400 for end in (0, 75)]
+    assert snapped == pytest.approx(
+        [0.1, 0.1], abs=0.05
+    )  # half of 0.8 * 25 / 100 each, and one in 76 by chance
+    assert sum(top in (0, 75) for top in tops(0.0)) < 20
+
+
 def test_a_zoomed_window_is_at_most_the_shorter_side_and_noise_is_made_afterwards(root: Path) -> None:
     patches = Patches([CLEAR], root=root, size=32, seed=0, zoom=(0.25, 1.0))
     seen = set()

@@ -338,6 +338,10 @@ def test_a_scheme_without_its_depth_network_is_refused(scheme: str, fitted: Fit)
         ("two_tasks.negatives=false", "two_tasks.negatives=false is of the contrastive loss"),
         ("two_tasks.vgg=random", "two_tasks.vgg=random is of the contrastive loss"),
         ("two_tasks.teacher_values=depth", "not of two_tasks.teacher=none; leave it out"),
+        (
+            'two_tasks={"scheme":"alone","teacher":"own:rgbd"}',
+            "two_tasks.teacher=own:rgbd would do nothing: scheme=alone with inner_depth=0 learns no depth",
+        ),
         ("two_tasks.scheme=offical", "--set two_tasks.scheme='offical': input should be 'paper', 'early'"),
         ("two_tasks.schem=paper", "unknown setting 'schem'; did you mean 'scheme'"),
         ("two_tasks.weighting=abs", "--set two_tasks.weighting='abs'"),
@@ -382,13 +386,21 @@ def test_no_depth_anywhere_is_refused(tasks: dict[str, Any]) -> None:
 
 def test_whoever_learns_depth_has_the_teacher(data: Path) -> None:
     picture = data / "rgbd/train/rgb/000.png"
-    for scheme, inner_depth in (("paper", 0.0), ("alone", 0.1), ("alone", 0.0)):
+    for scheme, inner_depth in (("paper", 0.0), ("alone", 0.1)):
         config = override(
             configured(scheme=scheme, inner_depth=inner_depth, teacher="own:rgbd"), [f"data_root={data}"]
         )
         teacher = _teacher(config)
-        assert (teacher is None) == (inner_depth == 0 and scheme == "alone")
-        assert teacher is None or teacher(picture) is not None
+        assert teacher is not None
+        assert teacher(picture) is not None
+    assert _teacher(configured(scheme="alone")) is None
+
+
+def test_patches_that_vgg_cannot_take_are_refused() -> None:
+    tasks = json.dumps({"contrastive": 1, "vgg": "random"})
+    settings = [f"two_tasks={tasks}", "init=null", "progressive=[[200, 12, 4]]"]
+    with pytest.raises(UsageError, match=r"patch=12 is too small .* VGG-19 needs 16 pixels a side or more"):
+        override(RECIPES["dcmpnet_small"](), settings)
 
 
 def test_without_vgg_nothing_is_started(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from fairweather.training.config import TrainConfig, override, to_plain
 from fairweather.training.judge import WeighingTraining
 from fairweather.training.restoration import Restoration, ema
 from fairweather.training.train import (
+    _check_batches,
     _strategy,
     network,
     saved_config,
@@ -302,6 +303,22 @@ def test_batches_of_one_are_refused_where_an_encoder_learns(
     with pytest.raises(UsageError, match="batch=1 must be 2 or more: the encoder learns with batch norm"):
         train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("patch", "works"), [(96, False), (112, False), (113, True)])
+def test_batches_of_one_are_refused_where_a_map_gets_down_to_one_value(patch: int, works: bool) -> None:
+    config = override(RECIPES["dcmpnet_small"](), ["batch=1", f"patch={patch}"])
+    net = fw.create_model("dcmpnet_small", **DCMPNET).train()
+    if works:
+        _check_batches(net, config)
+        net(torch.rand(1, 3, patch, patch))
+    else:
+        with pytest.raises(
+            UsageError, match=f"batch=1 with patch={patch} leaves dcmpnet_small's batch norms"
+        ):
+            _check_batches(net, config)
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            net(torch.rand(1, 3, patch, patch))
 
 
 @pytest.mark.parametrize(
