@@ -86,6 +86,7 @@ def load(
     ):
         if name == "restore":
             raise UsageError("the task of 'fairweather restore' is called auto; take that name")
+        _refuse_file(name)
         raise unknown_name("task or model", name, [*TASKS, *MODELS])
     if model and name not in TASKS:
         raise UsageError(
@@ -110,6 +111,7 @@ def load(
     else:
         model_name = str(chosen)
         if model_name not in MODELS:
+            _refuse_file(model_name)
             raise unknown_name("task or model", model_name, [*TASKS, *MODELS])
         entry = choose_weights(model_name, task)
         net = create_model(model_name, weights=entry.task)
@@ -150,6 +152,15 @@ def load(
 def witness_digests() -> dict[str, str]:
     """The digests of the shipped weights that give evidence, by task: a judge trained with them is for these alone."""
     return {task: choose_weights(TASKS[task], task).sha256 for task in WITNESSES}
+
+
+def _refuse_file(name: str | Path) -> None:
+    """Raises UsageError for a file where a name was expected: it may hold weights, but not as ours do."""
+    if Path(name).is_file():
+        raise UsageError(
+            f"{name} is no .safetensors of ours; if it is a checkpoint of a paper's authors, make one of it: "
+            f"fairweather models convert {name} --model NAME"
+        )
 
 
 def _fits_witnesses(path: Path, metadata: Mapping[str, str]) -> bool:

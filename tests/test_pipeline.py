@@ -704,6 +704,16 @@ def test_another_file_by_the_name_of_weights_is_refused(content: bytes, tmp_path
         fw.load(str(file))
 
 
+@pytest.mark.parametrize("as_model", [False, True])
+def test_a_checkpoint_of_others_is_sent_to_be_converted(as_model: bool, tmp_path: Path) -> None:
+    file = tmp_path / "published.pk"
+    torch.save({"state_dict": {}}, file)
+    with pytest.raises(
+        UsageError, match=r"published\.pk is no \.safetensors of ours; .* models convert .*published"
+    ):
+        fw.load("dehaze", model=file) if as_model else fw.load(str(file))
+
+
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path / "none.safetensors", tmp_path / "folder.safetensors"):
         if wrong.stem == "folder":
