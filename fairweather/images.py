@@ -75,6 +75,8 @@ class Picture:
     exif: bytes | None = field(default=None, repr=False)
     """A bare TIFF block (without the leading "Exif"), its orientation already reset to 1."""
     xmp: bytes | None = field(default=None, repr=False)
+    encoded: bytes | None = field(default=None, repr=False)
+    """The file itself where it was stored with loss, so that a picture that nothing is done to loses no more."""
 
 
 # ---------------------------------------------------------------- reading
@@ -94,7 +96,8 @@ def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGA
     name = "the picture" if isinstance(source, bytes) else one_line(source)
     try:
         data = source if isinstance(source, bytes) else _load(Path(source))
-        return _READERS[sniff(data)](data, max_megapixels)
+        picture = _READERS[sniff(data)](data, max_megapixels)
+        return picture if picture.lossless else dataclasses.replace(picture, encoded=data)
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # decoders meet hostile bytes with a dozen kinds of exceptions
@@ -397,7 +400,7 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
 
     Values are clamped to [0, 1] and rounded to 8 bits, or to 16 if the picture has 16 and the format can hold
     them. PNG, TIFF and BMP lose nothing, nor does WebP if the source lost nothing; JPEG is 4:4:4. Alpha is
-    dropped by JPEG and BMP, metadata by BMP.
+    dropped by JPEG and BMP, metadata by BMP. A picture that is still what its lossy file holds gives that file.
 
     Args:
         picture: what to encode.
@@ -418,6 +421,8 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
         limit = f"{_LONGEST_SIDE[chosen]} pixels a side"
         raise PictureError(f"{chosen} holds at most {limit}, this has {width}x{height}; write png or tiff")
 
+    if picture.encoded is not None and chosen == picture.format and _is_still(picture, picture.encoded):
+        return picture.encoded
     bits = picture.bits if chosen in ("png", "tiff") else 8
     samples = quantised(picture, bits, alpha=chosen not in ("jpg", "bmp"))
     try:
@@ -428,6 +433,16 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
         return _encode_pillow(samples, picture, cast(Format, chosen), quality)
     except Exception as error:  # as many kinds as when decoding
         raise PictureError(f"cannot be encoded as {chosen} ({reason(error)}); try another format") from error
+
+
+def _is_still(picture: Picture, encoded: bytes) -> bool:
+    """Whether a picture is what a file holds: all of it, to the last bit of its pixels."""
+    source = read_picture(encoded, max_megapixels=math.inf)
+    kept = ("mode", "bits", "icc", "exif", "xmp")
+    if any(getattr(picture, name) != getattr(source, name) for name in kept):
+        return False
+    ours, theirs = (quantised(x, x.bits, alpha=True) for x in (picture, source))
+    return np.array_equal(ours, theirs)
 
 
 def _planes(picture: Picture, *, alpha: bool) -> list[Float[Tensor, "h w"]]:

@@ -197,6 +197,23 @@ def test_webp_is_lossless_only_if_its_source_was() -> None:
     ).lossless
 
 
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("JPEG", {"quality": 70}), ("WEBP", {"quality": 80}), ("TIFF", {"compression": "jpeg"})],
+)
+def test_what_nothing_is_done_to_loses_no_more(format: str, options: dict[str, Any]) -> None:
+    data = pil_bytes(noise(24, 31, 3), format, icc_profile=ICC, **options)
+    picture = read_picture(data)
+    for still in (picture, replace(picture, pixels=picture.pixels + 1e-4)):
+        assert encode_picture(still) == data
+        assert encode_picture(still, format="png") != data
+    pixels = picture.pixels.clone()
+    pixels[1, 3, 4] = 1 - pixels[1, 3, 4]
+    for changed in (replace(picture, pixels=pixels), replace(picture, icc=None)):
+        assert encode_picture(changed) != data
+    assert read_picture(encode_picture(replace(picture, icc=None))).icc is None
+
+
 def test_jpeg_inside_tiff_is_not_lossless() -> None:
     assert not read_picture(pil_bytes(noise(32, 32, 3), "TIFF", compression="jpeg")).lossless
     assert read_picture(pil_bytes(noise(32, 32, 3), "TIFF", compression="tiff_lzw")).lossless
