@@ -22,7 +22,7 @@ from fairweather.errors import FairweatherError
 from fairweather.models.evidence import WITNESSES, evidence
 from fairweather.models.inference import for_inference
 from fairweather.models.judge import FINDINGS, Judge
-from fairweather.pipeline import PAST, Image, Restorer, Result, check_strength, like, to_picture
+from fairweather.pipeline import PAST, Image, Restorer, Result, check_strength, check_tile, like, to_picture
 
 REMEDIES = {
     "noise": "denoise",
@@ -60,13 +60,17 @@ def told(findings: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {p:.2f}{'' if p >= SURE else ' (unsure)'}" for p, name in shown)
 
 
-def done_about(steps: Sequence[str]) -> str:
-    """What was done, for a person.
+def done_about(findings: Mapping[str, float], steps: Sequence[str]) -> str:
+    """What was done about it, for a person, and what else could be.
 
-    >>> done_about(("denoise", "derain")), done_about(())
+    >>> findings = dict.fromkeys(FINDINGS, 0.04)
+    >>> done_about(findings | {"noise": 0.9, "rain": 0.9}, ("denoise", "derain")), done_about(findings, ())
     ('denoised, derained', 'left alone')
+    >>> done_about(findings | {"blur": 0.97}, ())
+    "left alone; if that is blur, 'fairweather deblur' removes it"
     """
-    return ", ".join(PAST[task] for task in steps) or "left alone"
+    done = ", ".join(PAST[task] for task in steps) or "left alone"
+    return f"{done}; if that is blur, 'fairweather deblur' removes it" if findings["blur"] >= SURE else done
 
 
 def witness(restorer: Restorer) -> Callable[[Tensor], Tensor]:
@@ -148,6 +152,7 @@ class AutoRestorer:
         `findings` and `steps`. There is no depth.
         """
         check_strength(strength)
+        check_tile(tile)
         picture = to_picture(image)
         if self.by_evidence:
             for task in WITNESSES:  # loaded before the clock starts

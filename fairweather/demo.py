@@ -171,7 +171,9 @@ def run_demo(output: Path, *, device: str = "auto") -> Iterator[Shown]:
             result = restorer.restore(before)
             columns = {f"before: {scene.title}": before, "after": result.image, "truth": target}
         stem = f"{scene.photograph}-{scene.task}"
-        found = f"{told(result.findings)}: {done_about(result.steps)}" if result.findings else ""
+        found = (
+            f"{told(result.findings)}: {done_about(result.findings, result.steps)}" if result.findings else ""
+        )
         if result.depth is not None:
             columns["depth found: near is bright"] = coloured(result.depth)
         for name, pixels in (

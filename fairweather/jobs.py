@@ -121,7 +121,7 @@ class Outcome:
         """One line for a person."""
         if self.video:
             v = self.video
-            found = f"{told(v.findings)}: {done_about(v.steps)}; " if v.findings else ""
+            found = f"{told(v.findings)}: {done_about(v.findings, v.steps)}; " if v.findings else ""
             said = "".join(f"; {warning}" for warning in v.warnings)
             return f"{self.job.source} -> {self.job.target} ({found}{v.told()}{said})"
         if not self.result:
@@ -136,7 +136,7 @@ class Outcome:
             clean, share_of_infrared = step_files(self.job.target)
             written = [clean] if r.infrared_share is None else [clean, share_of_infrared]
             beside += f", steps {' and '.join(file.name for file in written)}"
-        found = f"{told(r.findings)}: {done_about(r.steps)}; " if r.findings else ""
+        found = f"{told(r.findings)}: {done_about(r.findings, r.steps)}; " if r.findings else ""
         if r.task == "night":  # what became of the infrared picture is part of the result
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -78,6 +79,22 @@ def test_a_clear_picture_comes_back_as_it_is() -> None:
     result = restorer.restore(PICTURE)
     assert torch.equal(result.image, PICTURE)
     assert result.steps == ()
+
+
+def test_a_clear_jpeg_is_not_compressed_again() -> None:
+    file = io.BytesIO()
+    noisy = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    PIL.Image.fromarray(noisy).save(file, "JPEG", quality=80)
+    clear, _ = auto(Fixed(noise=0.2))
+    assert clear.restore(file.getvalue()).image == file.getvalue()
+    noisy_one, _ = auto(Fixed(noise=0.9))
+    assert noisy_one.restore(file.getvalue()).image != file.getvalue()
+
+
+def test_a_tile_that_is_none_is_refused_even_if_nothing_is_done() -> None:
+    clear, _ = auto(Fixed())
+    with pytest.raises(UsageError, match="tile is -3"):
+        clear.restore(torch.rand(3, 32, 32), tile=-3)
 
 
 def test_what_the_restorers_would_change_is_told_to_the_judge() -> None:
@@ -162,7 +179,7 @@ def test_what_is_unsure_is_told_and_not_done() -> None:
     findings = dict.fromkeys(FINDINGS, 0.01) | {"haze": 0.45}
     assert told(findings) == "haze 0.45 (unsure)"
     assert steps_for(findings) == ()
-    assert done_about(()) == "left alone"
+    assert done_about(findings, ()) == "left alone"
 
 
 def test_a_judgement_that_is_not_finite_is_our_error() -> None:
