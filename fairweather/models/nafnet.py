@@ -216,6 +216,24 @@ def published_nafnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {_block(_up(k.replace("middle_blks.", "middle."))): v for k, v in state.items()}
 
 
+def published_arguments(state: dict[str, Tensor]) -> dict[str, int | tuple[int, ...]]:
+    """How many blocks a mapped checkpoint has at each level: its authors' networks differ in that from task to task."""
+    places = {tuple(name.split(".")[:3]) for name in state}
+    levels = range(len({place for kind, place, *_ in places if kind == "downs"}))
+    if not levels:  # no NAFNet, which is told better by what is missing
+        return {}
+
+    def blocks(kind: str) -> tuple[int, ...]:
+        return tuple(sum(place[:2] == (kind, str(level)) for place in places) for level in levels)
+
+    middle = len({place for kind, place, *_ in places if kind == "middle"})
+    return {
+        "encoder_blocks": blocks("encoders"),
+        "middle_blocks": middle,
+        "decoder_blocks": blocks("decoders"),
+    }
+
+
 def published_constyle_nafnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A published ConStyle+NAFNet by our names."""
     # The published entry and exit are one-element sequences.

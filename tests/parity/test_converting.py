@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_a_converted_checkpoint_is_the_published_network(
     assert (restorer.model, restorer.task, restorer.sha256) == ("constyle_uformer", "derain", done.sha256)
     with safe_open(done.path, framework="pt") as file:
         assert file.metadata()["published_sha256"] == sha256(checkpoint)
+
+
+def test_block_counts_come_from_the_checkpoint(tmp_path: Path) -> None:
+    blocks = {"encoder_blocks": (2, 0, 1, 1), "middle_blocks": 3, "decoder_blocks": (0, 2, 1, 1)}
+    net = fw.create_model("nafnet_width32", **blocks)
+    theirs = {
+        re.sub(r"^(ups\.\d)\.", r"\1.0.", name.replace("middle", "middle_blks")).replace(
+            "attention.conv", "sca.1"
+        ): v
+        for name, v in net.state_dict().items()
+    }
+    torch.save({"params": theirs}, tmp_path / "sidd.pth")
+    done = convert("nafnet_width32", [tmp_path / "sidd.pth"], tmp_path / "sidd.safetensors", task="denoise")
+    ours = fw.create_model("nafnet_width32", weights=done.path).state_dict()
+    assert ours.keys() == net.state_dict().keys()
+    assert all(torch.equal(ours[name], v) for name, v in net.state_dict().items())
 
 
 def test_two_files_become_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
