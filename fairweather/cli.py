@@ -527,7 +527,7 @@ def train(
     try:
         from fairweather.training import RECIPES
         from fairweather.training.config import override, to_plain
-        from fairweather.training.train import saved_config
+        from fairweather.training.train import is_first_process, saved_config
         from fairweather.training.train import train as run_training
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("lightning", "pydantic", "tensorboard"):
@@ -558,6 +558,8 @@ def train(
         return
     tell_log()
     weights = run_training(config, folder, resume=resume)
+    if not is_first_process():
+        return
     if config.pretrain:
         say(f"weights: {weights}; start a network with ConStyle from them with --set init={weights}")
     elif config.task in TASKS:

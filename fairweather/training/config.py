@@ -428,12 +428,13 @@ class TrainConfig:
             raise UsageError(
                 "two_tasks is for DCMPNet and contrast for networks with ConStyle; set one to null"
             )
+        alike = f" in each of {self.devices} processes" if self.devices > 1 else ""
         for batch in (self.batch, *(stage.batch for stage in self.progressive)):
             together = batch * self.devices
             if contrast.queue_size % together:
                 raise UsageError(
                     f"contrast.queue_size={contrast.queue_size} is not a multiple of the {together} patches of a step "
-                    f"(batch={batch} on {self.devices} processes); take another batch, or a queue of "
+                    f"(batch={batch}{alike}); take another batch, or a queue of "
                     f"{-(-contrast.queue_size // together) * together}"
                 )
         end = self.steps if contrast.freeze_after is None else min(self.steps, contrast.freeze_after)
@@ -478,6 +479,12 @@ def _assign(node: Any, path: list[str], value: Any, key: str) -> None:
         if not head.isdecimal() or int(head) >= len(node):
             raise UsageError(f"--set {key}: {head!r} is not an item, expected 0 to {len(node) - 1}")
         head = int(head)
+    elif node is None:
+        part = key.removesuffix("." + ".".join(path))
+        raise UsageError(
+            f"--set {key}: {part} is null in this recipe; take a recipe that has it (fairweather train list), or set "
+            f"it whole, as --set '{part}={{...}}'"
+        )
     elif not isinstance(node, dict):
         raise UsageError(f"--set {key}: there is nothing named {head!r} inside a plain value")
     elif head not in node and not (key.startswith("model_args.") and len(path) == 1):

@@ -96,7 +96,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
         load_checkpoint(checkpoints.best_file)  # damage shows now, and not after the work
     if config.recalibrate_bn and not checkpoint:
         _recalibrate(module.net, patches, config)
-    if not resume and _is_first_process():
+    if not resume and is_first_process():
         _write_start(config, run)
     if isinstance(module, WeighingTraining):
         patches, held_back = module.gathered(patches, held_back, run)
@@ -139,7 +139,7 @@ def train(config: TrainConfig, run: Path, *, resume: bool = False, progress: boo
     except Exception as error:
         if progress:
             print()  # its bar leaves the line open
-        if _is_first_process():
+        if is_first_process():
             _clear_up(run)
         if not isinstance(error, DataError | PictureError):
             raise
@@ -210,8 +210,9 @@ def training_set(config: TrainConfig) -> Dataset[Any]:
         edges=config.edges,
         teacher=_teacher(config),
     )
-    for line in patches.describe():
-        log.info(line)
+    if is_first_process():
+        for line in patches.describe():
+            log.info(line)
     if config.task == "auto":
         return JudgedPatches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
     if config.pretrain is None:
@@ -279,7 +280,7 @@ def _check(config: TrainConfig, run: Path, resume: bool) -> None:
         )
     if resume:
         saved_config(run)
-    elif (run / CONFIG_FILE).exists() and _is_first_process():
+    elif (run / CONFIG_FILE).exists() and is_first_process():
         raise UsageError(f"{run} already holds a run; use --resume to go on with it, or another --run")
 
 
@@ -324,7 +325,7 @@ def _clear_up(run: Path) -> None:
         run.rmdir()
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Lightning starts the others by running the same command again; they must not write what the first has written."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 

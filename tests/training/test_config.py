@@ -55,6 +55,7 @@ def test_constructor_arguments_can_be_added() -> None:
         ("steps=10", "steps=10 must be more than warmup=100"),
         ("batch=0", "batch=0 must be 1 or more"),
         ("sources.9.weight=1", "'9' is not an item, expected 0 to"),
+        ("contrast.normalize=true", "contrast is null in this recipe; take a recipe that has it"),
         ("steps.x=1", "nothing named 'x' inside a plain value"),
         ("precision=fp8", "--set precision='fp8'"),
         ("sources=[]", "nothing to train on"),

@@ -372,11 +372,11 @@ def test_the_plain_counterpart_is_the_same_recipe_without_contrast(name: str) ->
     [
         (
             ["batch=7"],
-            "queue_size=3840 is not a multiple of the 7 patches of a step (batch=7 on 1 processes); take",
+            "queue_size=3840 is not a multiple of the 7 patches of a step (batch=7); take",
         ),
         (
             ["devices=7"],
-            "not a multiple of the 56 patches of a step (batch=8 on 7 processes); take another batch, or",
+            "not a multiple of the 56 patches of a step (batch=8 in each of 7 processes); take another batch, or",
         ),
         (["progressive=[[5, 32, 9]]"], "queue_size=3840 is not a multiple of the 9 patches"),
         (["steps=479", "batch=8"], "would not be full after the 479 steps that the encoder learns"),
