@@ -34,7 +34,7 @@ from fairweather.models.haze import (
     dark_channel_prior,
     departure_of,
 )
-from fairweather.models.layers import affine, at_least_float32, over_picture, pad_to_multiple, side_by_side
+from fairweather.models.layers import affine, at_least_float32, concatenated, over_picture, pad_to_multiple
 from fairweather.models.legm import LEGM
 from fairweather.models.unet import UNet
 
@@ -211,8 +211,8 @@ class _Mixer(Mixer):
     def forward(self, *maps: Tensor | None) -> Float[Tensor, "b c h w"]:
         first, *rest = (x for x in maps if x is not None)
         if self.ahead:
-            return first + super().forward(side_by_side(*rest))
-        return super().forward(side_by_side(first, *rest))
+            return first + super().forward(concatenated(*rest))
+        return super().forward(concatenated(first, *rest))
 
 
 def _unprojected(mixer: nn.Conv2d, first: int, project: nn.Conv2d) -> nn.Conv2d:

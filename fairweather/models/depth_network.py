@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fairweather.models.folding import bias_of, part, set_bias
-from fairweather.models.layers import learns_in_half_on_cpu, pad_to_multiple, side_by_side
+from fairweather.models.layers import concatenated, learns_in_half_on_cpu, pad_to_multiple
 from fairweather.models.winograd import Tiles, WinogradConv2d, joined_rows, rows_of, tiles_of
 
 DILATION = 2
@@ -75,7 +75,7 @@ class _DRDB(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         maps = x
         for conv in self.dense:
-            maps = side_by_side(maps, conv(maps).relu_())
+            maps = concatenated(maps, conv(maps).relu_())
         mixed = self.mix(maps).add_(self.mix_last(self.last(maps).relu_()))  # the longest join is spared
         out: Tensor = mixed.relu_() + x
         return out

@@ -167,7 +167,7 @@ def affine(
     return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
 
-def side_by_side(*maps: Tensor) -> Float[Tensor, "b c h w"]:
+def concatenated(*maps: Tensor) -> Float[Tensor, "b c h w"]:
     """Maps side by side in channels-last memory, which one map of one channel would make `torch.cat` forget."""
     if torch.onnx.is_in_onnx_export():  # other libraries would copy the maps for each permutation
         return torch.cat(maps, dim=1)

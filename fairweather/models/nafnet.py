@@ -218,7 +218,7 @@ def published_nafnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def published_arguments(state: dict[str, Tensor]) -> dict[str, int | tuple[int, ...]]:
     """How many blocks a mapped checkpoint has at each level: its authors' networks differ in that from task to task."""
-    places = {tuple(name.split(".")[:3]) for name in state}
+    places = {tuple(name.split(".")[:3]) for name in state if "." in name}
     levels = range(len({place for kind, place, *_ in places if kind == "downs"}))
     if not levels:  # no NAFNet, which is told better by what is missing
         return {}

@@ -64,6 +64,12 @@ def test_block_counts_come_from_the_checkpoint(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], v) for name, v in net.state_dict().items())
 
 
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save({"params": {"weight": torch.ones(1), "downs.0.weight": torch.ones(1)}}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="do not fit"):
+        convert("nafnet_width32", [tmp_path / "other.pth"], task="denoise")
+
+
 def test_two_files_become_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"fusion_model": published("nitedr_fusion"), "epoch": 3}, "fusion.pth")
