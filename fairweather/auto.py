@@ -67,10 +67,11 @@ def done_about(findings: Mapping[str, float], steps: Sequence[str]) -> str:
     >>> done_about(findings | {"noise": 0.9, "rain": 0.9}, ("denoise", "derain")), done_about(findings, ())
     ('denoised, derained', 'left alone')
     >>> done_about(findings | {"blur": 0.97}, ())
-    "left alone; if that is blur, 'fairweather deblur' removes it"
+    "left alone; if that is blur, 'fairweather deblur' takes part of it away"
     """
     done = ", ".join(PAST[task] for task in steps) or "left alone"
-    return f"{done}; if that is blur, 'fairweather deblur' removes it" if findings["blur"] >= SURE else done
+    blurred = findings["blur"] >= SURE
+    return f"{done}; if that is blur, 'fairweather deblur' takes part of it away" if blurred else done
 
 
 def witness(restorer: Restorer) -> Callable[[Tensor], Tensor]:
@@ -175,10 +176,9 @@ class AutoRestorer:
             )
             after, tiles, backend = done.image, max(tiles, done.tiles), done.backend
             notes.add(done.warnings, done.bf16_psnr)
-        pixels = after.pixels
         if steps and strength != 1:
-            pixels = torch.lerp(picture.pixels, pixels, strength).clamp(0, 1)
-        after = dataclasses.replace(picture, pixels=pixels)
+            blended = torch.lerp(picture.pixels, after.pixels, strength).clamp(0, 1)
+            after = dataclasses.replace(picture, pixels=blended)
         return Result(
             image=like(image, after),
             picture=after,

@@ -4,7 +4,8 @@ A picture is read whole or refused with one line. Its format is what its first b
 header says; nothing is guessed from the name or the values. Pillow does JPEG, WebP, BMP, and reads 8-bit PNG;
 libvips (pyvips) does 16-bit PNG, which Pillow cannot hold, all of TIFF, where Pillow cannot put EXIF into a
 compressed file, and writes every PNG, several times faster. Metadata of PNG and TIFF are handled here.
-Colours are never converted (but CMYK becomes RGB): the ICC profile goes along with the pixels.
+Colours are never converted (but CMYK becomes RGB): the ICC profile goes along with the pixels. A JPEG or lossy WebP
+that nothing is done to is written as it came, CMYK or not.
 
     read_picture   bytes or file -> Picture         write_picture    Picture -> file, whole or not at all
     from_pil       Pillow image  -> Picture         encode_picture   Picture -> bytes
@@ -75,8 +76,9 @@ class Picture:
     exif: bytes | None = field(default=None, repr=False)
     """A bare TIFF block (without the leading "Exif"), its orientation already reset to 1."""
     xmp: bytes | None = field(default=None, repr=False)
-    encoded: bytes | None = field(default=None, repr=False)
-    """The file itself where it was stored with loss, so that a picture that nothing is done to loses no more."""
+    encoded: bytes | None = field(default=None, init=False, repr=False)
+    """The file itself where it was stored with loss, so that a picture that nothing is done to loses no more. It does
+    not go along with `dataclasses.replace`."""
 
 
 # ---------------------------------------------------------------- reading
@@ -97,7 +99,9 @@ def read_picture(source: str | Path | bytes, *, max_megapixels: float = MAX_MEGA
     try:
         data = source if isinstance(source, bytes) else _load(Path(source))
         picture = _READERS[sniff(data)](data, max_megapixels)
-        return picture if picture.lossless else dataclasses.replace(picture, encoded=data)
+        if not picture.lossless:
+            object.__setattr__(picture, "encoded", data)
+        return picture
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # decoders meet hostile bytes with a dozen kinds of exceptions
@@ -354,7 +358,7 @@ def unit_range(planes: Shaped[np.ndarray, "c h w"], count: int) -> Float[Tensor,
 
 
 def write_picture(
-    picture: Picture, path: Path | str, *, format: str | None = None, quality: int = 95
+    picture: Picture, path: Path | str, *, format: str | None = None, quality: int | None = None
 ) -> None:
     """Write a picture to a file, whole or not at all; missing folders are made.
 
@@ -370,7 +374,7 @@ def write_picture(
 
 @contextlib.contextmanager
 def picture_written(
-    picture: Picture, path: Path | str, *, format: str | None = None, quality: int = 95
+    picture: Picture, path: Path | str, *, format: str | None = None, quality: int | None = None
 ) -> Iterator[None]:
     """As `write_picture`; the file takes its place if the block ends well, and is gone if it does not."""
     path = Path(path)
@@ -395,17 +399,18 @@ def output_format(path: Path, format: str | None) -> str | None:
     return format or _OF_EXTENSION.get(path.suffix.lower())
 
 
-def encode_picture(picture: Picture, *, format: str | None = None, quality: int = 95) -> bytes:
+def encode_picture(picture: Picture, *, format: str | None = None, quality: int | None = None) -> bytes:
     """The bytes of a file holding the picture.
 
     Values are clamped to [0, 1] and rounded to 8 bits, or to 16 if the picture has 16 and the format can hold
     them. PNG, TIFF and BMP lose nothing, nor does WebP if the source lost nothing; JPEG is 4:4:4. Alpha is
-    dropped by JPEG and BMP, metadata by BMP. A picture that is still what its lossy file holds gives that file.
+    dropped by JPEG and BMP, metadata by BMP. A picture as it was read from a lossy file is that file.
 
     Args:
         picture: what to encode.
         format: "png", "jpg", "webp", "tiff" or "bmp"; the picture's own by default.
-        quality: of jpg and of lossy webp, 1 to 100.
+        quality: of jpg and of lossy webp, 1 to 100; 95 by default. If it is given, a picture as it was read is
+            encoded again, too.
 
     Raises:
         PictureError: NaN among the pixels, or more than the format can hold.
@@ -414,14 +419,14 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
     chosen = format or picture.format
     if chosen not in _OF_EXTENSION.values():
         raise unknown_name("format", chosen, FORMATS)
-    if not 1 <= quality <= 100:
+    if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"quality {quality} is outside 1 to 100; 95 is a good one")
     height, width = picture.pixels.shape[1:]
     if max(height, width) > _LONGEST_SIDE.get(chosen, max(height, width)):
         limit = f"{_LONGEST_SIDE[chosen]} pixels a side"
         raise PictureError(f"{chosen} holds at most {limit}, this has {width}x{height}; write png or tiff")
 
-    if picture.encoded is not None and chosen == picture.format and _is_still(picture, picture.encoded):
+    if picture.encoded is not None and chosen == picture.format and quality is None:
         return picture.encoded
     bits = picture.bits if chosen in ("png", "tiff") else 8
     samples = quantised(picture, bits, alpha=chosen not in ("jpg", "bmp"))
@@ -430,19 +435,9 @@ def encode_picture(picture: Picture, *, format: str | None = None, quality: int 
             return _encode_png(samples, picture)
         if chosen == "tiff":
             return _encode_tiff(samples, picture)
-        return _encode_pillow(samples, picture, cast(Format, chosen), quality)
+        return _encode_pillow(samples, picture, cast(Format, chosen), quality or 95)
     except Exception as error:  # as many kinds as when decoding
         raise PictureError(f"cannot be encoded as {chosen} ({reason(error)}); try another format") from error
-
-
-def _is_still(picture: Picture, encoded: bytes) -> bool:
-    """Whether a picture is what a file holds: all of it, to the last bit of its pixels."""
-    source = read_picture(encoded, max_megapixels=math.inf)
-    kept = ("mode", "bits", "icc", "exif", "xmp")
-    if any(getattr(picture, name) != getattr(source, name) for name in kept):
-        return False
-    ours, theirs = (quantised(x, x.bits, alpha=True) for x in (picture, source))
-    return np.array_equal(ours, theirs)
 
 
 def _planes(picture: Picture, *, alpha: bool) -> list[Float[Tensor, "h w"]]:

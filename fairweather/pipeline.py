@@ -95,8 +95,8 @@ class Result:
     """(1, h, w) in [0, 1]: how much of the fused luma is the infrared picture's, see `night.infrared_share`; None if
     nothing was fused."""
 
-    def save(self, path: str | Path, *, format: str | None = None, quality: int = 95) -> None:
-        """Write the picture with the metadata of its source, whole or not at all."""
+    def save(self, path: str | Path, *, format: str | None = None, quality: int | None = None) -> None:
+        """Write the picture with the metadata of its source, whole or not at all; see `images.encode_picture`."""
         if self.picture is None:
             raise UsageError("a batch of tensors has no file to write; save its pictures one by one")
         images.write_picture(self.picture, Path(path), format=format, quality=quality)
@@ -203,7 +203,7 @@ class Restorer:
             pixels.mul_(strength).add_(picture.pixels, alpha=1 - strength)
         pixels.clamp_(0, 1)
         seconds = time.perf_counter() - start
-        after = dataclasses.replace(picture, pixels=pixels)
+        after = picture if _is_still(picture, pixels) else dataclasses.replace(picture, pixels=pixels)
         return Result(
             image=like(image, after),
             depth=disparity,
@@ -484,6 +484,14 @@ def to_picture(image: Image) -> Picture:
     raise UsageError(
         f"a picture of type {type(image).__name__}; expected a path, bytes, PIL image, numpy array or tensor"
     )
+
+
+def _is_still(picture: Picture, pixels: Float[Tensor, "3 h w"]) -> bool:
+    """Whether nothing was done that a lossy file of 8 bits could hold."""
+    if picture.encoded is None:
+        return False
+    pairs = zip(picture.pixels, pixels, strict=True)  # plane by plane, for less memory
+    return all(float((before - after).abs().amax()) < 0.5 / 255 for before, after in pairs)
 
 
 def like(image: Image, restored: Picture) -> Image:

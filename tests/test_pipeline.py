@@ -289,6 +289,16 @@ def test_strength_0_gives_the_picture_back(dtype: Any, derainer: Restorer) -> No
     assert not np.array_equal(derainer.restore(array, strength=1).image, array)
 
 
+def test_a_jpeg_that_nothing_is_done_to_is_not_compressed_again(tmp_path: Path, derainer: Restorer) -> None:
+    file = tmp_path / "a.jpg"
+    images.write_picture(Picture(pixels=torch.rand(3, 33, 40)), file, quality=70)
+    result = derainer.restore(file.read_bytes(), strength=0)
+    assert result.image == file.read_bytes()
+    result.save(tmp_path / "b.jpg")
+    assert (tmp_path / "b.jpg").read_bytes() == file.read_bytes()
+    assert derainer.restore(file.read_bytes()).image != file.read_bytes()
+
+
 def test_strength_goes_in_a_straight_line(derainer: Restorer) -> None:
     picture = 0.3 + 0.4 * scene(40, 56)
     full = derainer.restore(picture).image
