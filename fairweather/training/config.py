@@ -391,7 +391,7 @@ class TrainConfig:
         kinds = {
             "a judge (task=auto)": (
                 self.task == "auto",
-                ("progressive", "zoom", "fusion", "contrast", "two_tasks"),
+                ("progressive", "zoom", "edges", "fusion", "contrast", "two_tasks"),
             ),
             "fusion": (self.fusion is not None, ("contrast", "two_tasks")),
             "pretrain": (self.pretrain is not None, ("two_tasks", "model_args")),
@@ -482,8 +482,8 @@ def _assign(node: Any, path: list[str], value: Any, key: str) -> None:
     elif node is None:
         part = key.removesuffix("." + ".".join(path))
         raise UsageError(
-            f"--set {key}: {part} is null in this recipe; take a recipe that has it (fairweather train list), or set "
-            f"it whole, as --set '{part}={{...}}'"
+            f"--set {key}: {part} is null in this recipe, so nothing is inside; set {part} itself, or take a recipe "
+            "that has it (fairweather train list)"
         )
     elif not isinstance(node, dict):
         raise UsageError(f"--set {key}: there is nothing named {head!r} inside a plain value")

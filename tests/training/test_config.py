@@ -55,7 +55,10 @@ def test_constructor_arguments_can_be_added() -> None:
         ("steps=10", "steps=10 must be more than warmup=100"),
         ("batch=0", "batch=0 must be 1 or more"),
         ("sources.9.weight=1", "'9' is not an item, expected 0 to"),
-        ("contrast.normalize=true", "contrast is null in this recipe; take a recipe that has it"),
+        (
+            "contrast.normalize=true",
+            "contrast is null in this recipe, so nothing is inside; set contrast itself",
+        ),
         ("steps.x=1", "nothing named 'x' inside a plain value"),
         ("precision=fp8", "--set precision='fp8'"),
         ("sources=[]", "nothing to train on"),
@@ -106,6 +109,7 @@ def test_wrong_settings_are_told_in_one_line(setting: str, message: str) -> None
     [
         ("judge_small", "progressive=[[1000, 64, 16]]"),
         ("judge_evidence", "zoom=[0.5, 1]"),
+        ("judge_small", "edges=0.3"),
         ("judge_start", "fft=0.1"),
         ("judge_start", "psnr_ceiling=40"),
         ("fusion_small", "loss=psnr"),

@@ -72,6 +72,9 @@ def test_a_recipe_builds_and_takes_a_step(
     settings = [f"data_root={data}", "patch=16", "warmup=1", "precision=fp32", "batch=2"]
     if RECIPES[name]().contrast:
         settings.insert(0, "contrast.fill_queue_first=false")
+    if (tasks := RECIPES[name]().two_tasks) and tasks.contrastive:
+        settings += ["two_tasks.vgg=random", "two_tasks.teacher=none"]
+        settings += ['sources=[{"path": "rgbd", "split": "train", "ranges": "its"}]']
     if RECIPES[name]().evidence:
         settings += ["evidence=3", 'validation=[{"path": "bsds500/val", "degradation": "noise"}]']
     config = override(RECIPES[name](), settings)
