@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import Generator
 
-from fairweather.data.degradations import (
-    add_light,
-)
+from fairweather.data.degradations import add_light
 from fairweather.data.random_degradations import (
     DEGRADATIONS,
     imagined_depth,
