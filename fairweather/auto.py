@@ -8,7 +8,6 @@ result.steps      # ("derain",)
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,17 @@ from fairweather.errors import FairweatherError
 from fairweather.models.evidence import WITNESSES, evidence
 from fairweather.models.inference import for_inference
 from fairweather.models.judge import FINDINGS, Judge
-from fairweather.pipeline import PAST, Image, Restorer, Result, check_strength, check_tile, like, to_picture
+from fairweather.pipeline import (
+    PAST,
+    Image,
+    Restorer,
+    Result,
+    check_strength,
+    check_tile,
+    like,
+    to_picture,
+    with_pixels,
+)
 
 REMEDIES = {
     "noise": "denoise",
@@ -31,7 +40,8 @@ REMEDIES = {
     "haze": "dehaze",
 }
 """The task that puts each finding right, in the order in which they are done: what a later step would amplify goes
-first. Blur is told and left alone: soft pictures are too often taken for blurred; `fairweather deblur` removes it."""
+first. Blur is told and left alone: soft pictures are too often taken for blurred; `fairweather deblur` takes part of it
+away."""
 SURE, UNSURE = 0.5, 0.25
 """From the first probability on something is done about a finding; between them it is told and left alone."""
 
@@ -176,9 +186,8 @@ class AutoRestorer:
             )
             after, tiles, backend = done.image, max(tiles, done.tiles), done.backend
             notes.add(done.warnings, done.bf16_psnr)
-        if steps and strength != 1:
-            blended = torch.lerp(picture.pixels, after.pixels, strength).clamp(0, 1)
-            after = dataclasses.replace(picture, pixels=blended)
+        if after is not picture and strength != 1:
+            after = with_pixels(picture, torch.lerp(picture.pixels, after.pixels, strength).clamp(0, 1))
         return Result(
             image=like(image, after),
             picture=after,

@@ -78,7 +78,7 @@ class Picture:
     xmp: bytes | None = field(default=None, repr=False)
     encoded: bytes | None = field(default=None, init=False, repr=False)
     """The file itself where it was stored with loss, so that a picture that nothing is done to loses no more. It does
-    not go along with `dataclasses.replace`."""
+    not go along with `dataclasses.replace`; pixels that are changed in place would be lost."""
 
 
 # ---------------------------------------------------------------- reading

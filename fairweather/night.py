@@ -9,7 +9,6 @@ result.infrared_share   # how much of each pixel is infrared
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
@@ -26,7 +25,7 @@ from fairweather.infrared import BlankInfraredError, align, check_shape, read_in
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
-from fairweather.pipeline import Image, Restorer, Result, like, tile_for, to_picture
+from fairweather.pipeline import Image, Restorer, Result, like, tile_for, to_picture, with_pixels
 from fairweather.runtime import give_back_memory, memory_is_limited
 from fairweather.tiling import run_tiled
 
@@ -156,7 +155,7 @@ class NightRestorer:
                 if memory_is_limited():
                     give_back_memory()
                 pixels, share = self._fused(after.pixels, heat, fusion, side, notes)
-                after = dataclasses.replace(after, pixels=pixels)
+                after = with_pixels(after, pixels)
             else:
                 notes.warnings += [f"{said}: cleaned, not fused" for said in aligned.warnings]
         return Result(

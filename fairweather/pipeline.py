@@ -203,7 +203,7 @@ class Restorer:
             pixels.mul_(strength).add_(picture.pixels, alpha=1 - strength)
         pixels.clamp_(0, 1)
         seconds = time.perf_counter() - start
-        after = picture if _is_still(picture, pixels) else dataclasses.replace(picture, pixels=pixels)
+        after = with_pixels(picture, pixels)
         return Result(
             image=like(image, after),
             depth=disparity,
@@ -486,12 +486,14 @@ def to_picture(image: Image) -> Picture:
     )
 
 
-def _is_still(picture: Picture, pixels: Float[Tensor, "3 h w"]) -> bool:
-    """Whether nothing was done that a lossy file of 8 bits could hold."""
-    if picture.encoded is None:
-        return False
-    pairs = zip(picture.pixels, pixels, strict=True)  # plane by plane, for less memory
-    return all(float((before - after).abs().amax()) < 0.5 / 255 for before, after in pairs)
+def with_pixels(picture: Picture, pixels: Float[Tensor, "3 h w"]) -> Picture:
+    """The picture with other pixels; itself if its lossy file could not hold the difference, which is then kept."""
+    if picture.encoded is not None:
+        step = 1 / (2**picture.bits - 1)
+        pairs = zip(picture.pixels, pixels, strict=True)  # plane by plane, for less memory
+        if all(float((before - after).abs().amax()) < step / 2 for before, after in pairs):
+            return picture
+    return dataclasses.replace(picture, pixels=pixels)
 
 
 def like(image: Image, restored: Picture) -> Image:

@@ -88,6 +88,7 @@ def test_a_clear_jpeg_is_not_compressed_again() -> None:
     clear, _ = auto(Fixed(noise=0.2))
     assert clear.restore(file.getvalue()).image == file.getvalue()
     noisy_one, _ = auto(Fixed(noise=0.9))
+    assert noisy_one.restore(file.getvalue(), strength=0).image == file.getvalue()
     assert noisy_one.restore(file.getvalue()).image != file.getvalue()
 
 

@@ -116,6 +116,16 @@ def test_the_cleaned_picture_is_of_the_kind_that_went_in(night: NightRestorer, t
     assert isinstance(night.restore(tmp_path / "v.png", infrared=tmp_path / "i.png").image, Image.Image)
 
 
+def test_a_jpeg_that_nothing_is_done_to_is_not_compressed_again(
+    night: NightRestorer, pair: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    visible, infrared = pair
+    write_picture(Picture(pixels=visible), tmp_path / "a.jpg", quality=70)
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert night.restore(data, infrared, strength=0, fusion=0).image == data
+    assert night.restore(data, infrared, strength=0, fusion=1).image != data
+
+
 def test_large_pictures_are_fused_as_if_whole() -> None:
     torch.manual_seed(0)
     night = restorer(fusionnet_small())
