@@ -18,6 +18,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_camera": restoration.denoise_camera,
     "denoise_long": restoration.denoise_long,
     "denoise_coarse": restoration.denoise_coarse,
+    "denoise_finish": restoration.denoise_finish,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
     "deblur_long": restoration.deblur_long,

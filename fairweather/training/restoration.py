@@ -294,18 +294,23 @@ def denoise_long() -> TrainConfig:
     )
 
 
-def denoise_coarse() -> TrainConfig:
-    """Fifth stage of denoise_small: half of it noise as cameras make it, which has coarse blotches now."""
-    before = denoise_long()
+def _times_camera(sources: Sequence[Source], factor: float) -> tuple[Source, ...]:
+    """The noise of cameras so many times as often."""
 
     def share(source: Source) -> float:
         camera = isinstance(source, Clear) and source.degradation == "camera_noise"
-        return source.weight * (2.5 if camera else 1)
+        return source.weight * (factor if camera else 1)
 
+    return tuple(dataclasses.replace(source, weight=share(source)) for source in sources)
+
+
+def denoise_coarse() -> TrainConfig:
+    """Fifth stage of denoise_small: half of it noise as cameras make it, which has coarse blotches now."""
+    before = denoise_long()
     return dataclasses.replace(
         before,
         recipe="denoise_coarse",
-        sources=tuple(dataclasses.replace(source, weight=share(source)) for source in before.sources),
+        sources=_times_camera(before.sources, 2.5),
         init=Path("runs/denoise_long/weights.safetensors"),
         learning_rate=6e-4,
         steps=2000,
@@ -313,6 +318,23 @@ def denoise_coarse() -> TrainConfig:
         patch=128,
         batch=10,
         seed=4,
+    )
+
+
+def denoise_finish() -> TrainConfig:
+    """Sixth stage of denoise_small: more of the same, of which two thirds are white noise again."""
+    before = denoise_coarse()
+    return dataclasses.replace(
+        before,
+        recipe="denoise_finish",
+        sources=_times_camera(before.sources, 0.5),
+        init=Path("runs/denoise_coarse/weights.safetensors"),
+        learning_rate=8e-4,
+        steps=9000,
+        progressive=(Stage(6400, 96, 16), Stage(8200, 128, 10)),
+        patch=192,
+        batch=4,
+        seed=5,
     )
 
 
