@@ -51,6 +51,8 @@ class TwoTasks:
     else without."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
+    inner_from_depth: bool = False
+    """Whether that branch starts with the weights of the depth network in `init`, which has the same layers (ours)."""
     contrastive: float = 0.0
     """Factor of the contrastive loss; 1 in the paper."""
     negatives: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import urllib.request
 from collections.abc import Callable
@@ -290,6 +291,29 @@ def test_a_model_without_a_second_task_is_refused() -> None:
 def test_a_depth_branch_that_is_not_there_cannot_be_taught() -> None:
     config = configured(model_args=SMALL | {"depth_branch": False}, inner_depth=0.1)
     with pytest.raises(UsageError, match=r"two_tasks\.inner_depth teaches the depth branch"):
+        TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
+
+
+def test_the_inner_branch_can_start_from_a_trained_depth_network(tmp_path: Path) -> None:
+    config = dataclasses.replace(configured(inner_from_depth=True), init=tmp_path / "trained.safetensors")
+    net = create_model(config.model, **config.model_args).train()
+    inner, outer = net.dehazing.depth_branch, net.depth_network
+    assert not torch.equal(inner.final.weight, outer.final.weight)
+    module = TwoTaskTraining(net, config)
+    averaged = module.average.module.dehazing.depth_branch
+    for branch in (inner, averaged):
+        assert all(torch.equal(a, b) for a, b in zip(branch.parameters(), outer.parameters(), strict=True))
+    assert inner.final.weight is not outer.final.weight
+
+
+@pytest.mark.parametrize("missing", ["init", "depth_branch", "depth_network"])
+def test_the_inner_branch_starts_from_nothing_untrained(missing: str, tmp_path: Path) -> None:
+    left_out = {missing: False} if missing != "init" else {}
+    scheme = "alone" if missing == "depth_network" else "paper"
+    config = configured(model_args=SMALL | left_out, inner_from_depth=True, scheme=scheme)
+    if missing != "init":
+        config = dataclasses.replace(config, init=tmp_path / "trained.safetensors")
+    with pytest.raises(UsageError, match=r"two_tasks\.inner_from_depth .* set init to weights that have one"):
         TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
 
 
