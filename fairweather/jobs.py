@@ -409,7 +409,10 @@ def run(
         raise UsageError(
             f"{restorer.model} as loaded finds no depth; leave out --depth or choose a dcmpnet model that does"
         )
-    for video in (job for job in jobs if is_video(job.source)):
+    videos = [job for job in jobs if is_video(job.source)]
+    if jobs and not videos and (options.encoder or options.crf is not None):
+        raise UsageError("--encoder and --crf are for videos, and there is none here; leave them out")
+    for video in videos:
         if options.compare:
             raise UsageError(f"--compare is for pictures, and {video.source} is a video; leave it out")
         chosen_encoder(video.target, options.encoder, options.crf)

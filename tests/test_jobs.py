@@ -1099,6 +1099,14 @@ def test_an_encoder_that_a_container_does_not_take_is_refused_before_work_starts
     assert files() == {"a.mkv"}
 
 
+@pytest.mark.parametrize("option", [{"encoder": "ffv1"}, {"crf": 0}])
+def test_options_of_videos_are_refused_where_there_is_none(option: dict[str, Any]) -> None:
+    save("a.png")
+    with pytest.raises(UsageError, match=r"--encoder and --crf are for videos, and there is none here"):
+        list(run(plan(["a.png"], task="derain"), inverter, Options(**option)))
+    assert files() == {"a.png"}
+
+
 # Workers ---------------------------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,10 @@ class WindowAttention(nn.Module):
         """A map, mirrored at its sides, cut into windows of n places."""
         (b, c, h, w), s, k = x.shape, self.shift, self.window
         rows, columns = self._number(h), self._number(w)
+        if max(s, columns * k - s - w) >= w or max(s, rows * k - s - h) >= h:
+            raise ValueError(
+                f"a map of {h}x{w} is too small for windows of {k}x{k}; give it {k - 1} or more a side"
+            )
         x = F.pad(x, (s, columns * k - s - w, s, rows * k - s - h), mode="reflect")
         parts = x.permute(0, 2, 3, 1).reshape(b, rows, k, columns, k, c).transpose(2, 3)
         return parts.reshape(b * rows * columns, k * k, c)
@@ -254,7 +258,7 @@ def _moments(x: Float[Tensor, "b c h w"], eps: float) -> tuple[Tensor, Tensor]:
 class LEGM(nn.Module):
     """Local feature-embedded global feature extraction: a stack of blocks, the last of them with attention.
 
-    Maps must have 7 or more places a side for windows of 8: these are filled up by mirroring.
+    Maps must have 7 or more places a side for windows of 8, which are filled up by mirroring.
 
     Args:
         channels: of the map, in and out.
@@ -263,6 +267,9 @@ class LEGM(nn.Module):
         heads: of the attention; must divide the channels.
         ratio: hidden channels of the MLPs, times the channels.
         gain: initial scale of the residual branches; (8 * all blocks of the network) ** -0.25 in DCMPNet.
+
+    Raises:
+        ValueError: for attention that is impossible, and for a map that is too small for its windows.
 
     >>> LEGM(24, depth=2, attention=1, heads=2)(torch.rand(1, 24, 9, 14)).shape
     torch.Size([1, 24, 9, 14])
@@ -298,6 +305,10 @@ class LEGM(nn.Module):
                 for i in range(depth)
             )
         )
+        shifted = any(i % 2 == 1 for i in range(depth - attention, depth))
+        # Mirroring needs more places than it adds: to two rows of windows that begin half a window outside, to one row
+        # of windows, or 2 to each side for the depthwise convolution.
+        self.least = 3 * window // 4 + 1 if shifted else window // 2 + 1 if attention else 3
         for block in self.blocks:
             assert isinstance(block, LEGMBlock)
             for conv in (block.value, block.local, block.proj, block.mlp[0], block.mlp[2]):
@@ -306,6 +317,11 @@ class LEGM(nn.Module):
                 _start(block.query_key, 1.0)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        height, width = x.shape[-2:]
+        if min(height, width) < self.least:
+            raise ValueError(
+                f"a map of {height}x{width} is too small for LEGM; give it {self.least} or more a side"
+            )
         y: Tensor = self.blocks(x)
         return y
 

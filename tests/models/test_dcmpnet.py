@@ -43,6 +43,14 @@ def test_legm_mfm_and_drdb_stand_alone() -> None:
     assert DRDB(8)(x).shape == x.shape
 
 
+@pytest.mark.parametrize(("depth", "attention", "least"), [(2, 0, 3), (1, 1, 5), (2, 1, 7), (2, 2, 7)])
+def test_legm_says_which_maps_are_too_small(depth: int, attention: int, least: int) -> None:
+    legm = LEGM(8, depth=depth, attention=attention, heads=2)
+    assert legm(torch.rand(1, 8, least, 20)).shape == (1, 8, least, 20)
+    with pytest.raises(ValueError, match=f"a map of 20x{least - 1} is too small .*; give it {least} or more"):
+        legm(torch.rand(1, 8, 20, least - 1))
+
+
 @pytest.mark.parametrize("part", ["legm_attention", "mfm", "msaam", "depth_branch", "depth_network"])
 def test_a_part_that_is_left_out_is_gone_and_the_rest_runs(part: str) -> None:
     whole, without = built(), built(**{part: False})
