@@ -142,11 +142,15 @@ def main(data: Path, model: str | None = None, plot: Annotated[Path | None, type
     for place, ailment, picture in pictures(data):
         if ailment == HARDLY:
             continue
-        probabilities = by_kind(judge.judge(picture))
+        if ailment == "clear":
+            result = judge.restore(picture)
+            findings = dict(result.findings or {})
+            changed += not torch.equal(*map(quantise, (result.picture.pixels, picture)))
+        else:
+            findings = judge.judge(picture)
+        probabilities = by_kind(findings)
         found = sorted(kind for kind, p in probabilities.items() if p >= SURE)
         counts.setdefault((place, ailment), Counter())["+".join(found) or "clear"] += 1
-        if ailment == "clear" and found not in ([], ["blur"]):
-            changed += not torch.equal(*map(quantise, (judge.restore(picture).picture.pixels, picture)))
         if "+" not in ailment:
             said += [(p, either(kind) == either(ailment)) for kind, p in probabilities.items()]
         if plot:

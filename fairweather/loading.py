@@ -86,8 +86,7 @@ def load(
     ):
         if name == "restore":
             raise UsageError("the task of 'fairweather restore' is called auto; take that name")
-        _refuse_file(name)
-        raise unknown_name("task or model", name, [*TASKS, *MODELS])
+        raise _unknown(name)
     if model and name not in TASKS:
         raise UsageError(
             f"load({name!r}, model={str(model)!r}): model= goes with a task, one of {', '.join(TASKS)}"
@@ -111,8 +110,7 @@ def load(
     else:
         model_name = str(chosen)
         if model_name not in MODELS:
-            _refuse_file(model_name)
-            raise unknown_name("task or model", model_name, [*TASKS, *MODELS])
+            raise _unknown(model_name)
         entry = choose_weights(model_name, task)
         net = create_model(model_name, weights=entry.task)
         task, digest, by_evidence = entry.task, entry.sha256, True
@@ -154,13 +152,14 @@ def witness_digests() -> dict[str, str]:
     return {task: choose_weights(TASKS[task], task).sha256 for task in WITNESSES}
 
 
-def _refuse_file(name: str | Path) -> None:
-    """Raises UsageError for a file where a name was expected: it may hold weights, but not as ours do."""
+def _unknown(name: str) -> UsageError:
+    """What to say of a name that is no task and no model; a file may hold weights, but not as ours do."""
     if Path(name).is_file():
-        raise UsageError(
+        return UsageError(
             f"{name} is no .safetensors of ours; if it is a checkpoint of a paper's authors, make one of it: "
             f"fairweather models convert {name} --model NAME"
         )
+    return unknown_name("task or model", name, [*TASKS, *MODELS])
 
 
 def _fits_witnesses(path: Path, metadata: Mapping[str, str]) -> bool:

@@ -357,10 +357,10 @@ class TrainConfig:
                 "has any: add an RGB-D set, set two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone "
                 "and two_tasks.inner_depth=0"
             )
-        patches = min(self.patch, *(stage.patch for stage in self.progressive), math.inf)
-        if tasks and tasks.contrastive and patches < LEAST_SIDE:
+        smallest = min([self.patch, *(stage.patch for stage in self.progressive)])
+        if tasks and tasks.contrastive and smallest < LEAST_SIDE:
             raise UsageError(
-                f"patch={patches} is too small for the contrastive loss: VGG-19 needs {LEAST_SIDE} pixels a side "
+                f"patch={smallest} is too small for the contrastive loss: VGG-19 needs {LEAST_SIDE} pixels a side "
                 "or more"
             )
         if tasks and self.loss == "psnr_luma":
