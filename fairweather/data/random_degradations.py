@@ -249,19 +249,21 @@ def _random_path(draw: Draw, extent: float) -> Float[Tensor, "k k"]:
 
 
 def random_snow(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Lowered contrast, then falling snow, light to heavy, in any direction near the vertical (ImageNet-C's two)."""
+    """Lowered contrast, then snow twice, light to heavy, in any direction near the vertical (ImageNet-C's two)."""
     draw = Draw(generator)
-    flakes = snow_flakes(
-        *clear.shape[-2:],
-        mean=draw.uniform(0.1, 0.5),
-        size=draw.uniform(1, 4),
-        threshold=draw.uniform(0.5, 0.8),
-        length=draw.uniform(4, 16),
-        angle=draw.uniform(-45, 45),
-        generator=generator,
-    )
-    dull = lower_contrast(clear, factor=draw.uniform(0.1, 0.7))
-    return quantise(add_snow(dull, flakes, whiteness=draw.uniform(0.1, 0.45))), clear
+    snowy = lower_contrast(clear, factor=draw.uniform(0.1, 0.7))
+    for _ in range(2):
+        flakes = snow_flakes(
+            *clear.shape[-2:],
+            mean=draw.uniform(0.1, 0.5),
+            size=draw.uniform(1, 4),
+            threshold=draw.uniform(0.5, 0.8),
+            length=draw.uniform(4, 16),
+            angle=draw.uniform(-45, 45),
+            generator=generator,
+        )
+        snowy = add_snow(snowy, flakes, whiteness=draw.uniform(0.1, 0.45))
+    return quantise(snowy), clear
 
 
 def random_two_rounds(clear: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

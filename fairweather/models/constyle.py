@@ -260,7 +260,8 @@ _EARLIER = {
     "fusion.weight": "fusion.mix.weight",
 }
 """What fairweather 0.1 called the tensors of a `GatedFusion`."""
-_TRAINING_ONLY = ("ConStyle.encoder_k.", "ConStyle.queue")
+_TRAINING_ONLY = ("ConStyle.encoder_k.", "ConStyle.encoder_q.classifier.", "ConStyle.queue")
+"""The classifier is ConStyle v2's."""
 
 
 def by_todays_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,13 +272,14 @@ def by_todays_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """ConStyle's encoder out of a published ConStyle (`encoder_q.*`) or restorer (`ConStyle.encoder_q.*`)."""
-    alone = {k.removeprefix("ConStyle."): v for k, v in state.items()}
+    """ConStyle's encoder out of a published ConStyle, v1 or v2 (`encoder_q.*`), or restorer (`ConStyle.encoder_q.*`)."""
+    whole = {f"ConStyle.{k.removeprefix('ConStyle.')}": v for k, v in state.items()}
+    alone = {k.removeprefix("ConStyle."): v for k, v in whole.items() if not k.startswith(_TRAINING_ONLY)}
     return {k.removeprefix("encoder_q."): v for k, v in alone.items() if k.startswith("encoder_q.")}
 
 
 def published_unet(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published ConStyle + backbone checkpoint by our names; the momentum encoder and the queue are dropped."""
+    """A published ConStyle + backbone checkpoint by our names; what only training needs is dropped."""
     return {_rename(k): v for k, v in state.items() if not k.startswith(_TRAINING_ONLY)}
 
 

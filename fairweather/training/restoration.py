@@ -120,9 +120,13 @@ class Restoration(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["rng_of_gpu"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["rng"])
+        if "rng_of_gpu" in checkpoint and torch.cuda.is_available():
+            torch.cuda.set_rng_state(checkpoint["rng_of_gpu"])  # the network is still on the CPU here
 
 
 # Recipes ---------------------------------------------------------------------------------------------------------

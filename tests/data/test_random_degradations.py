@@ -136,6 +136,15 @@ def test_haze_by_depth_stays_in_its_ranges_and_rounds_to_8_bit(
     assert linear[0, 0, 1] > random_depth_haze(clear, depth, seeded(0), ranges=ranges)[0][0, 0, 1]
 
 
+def test_snow_falls_twice() -> None:
+    """Black has no contrast to lose; each fall mixes it with grey by 0.1 to 0.45, so two leave at least this."""
+    black = torch.zeros(3, 24, 24)
+    least = [1 - (1 - 0.1) ** 2, 1 - (1 - 0.45) ** 2]
+    darkest = [2 * float(DEGRADATIONS["snow"](black, seeded(s))[0].min()) for s in range(20)]
+    assert max(darkest) > 0.45
+    assert min(darkest) > least[0] - 0.01
+
+
 def test_mixed_pictures_are_of_both_kinds_and_worse_than_the_clear_one() -> None:
     """Snow lowers the contrast and brightens; the other keeps the mean."""
     clear = torch.rand(3, 8, 8, generator=seeded()).repeat_interleave(6, 1).repeat_interleave(6, 2)

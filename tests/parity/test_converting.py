@@ -15,10 +15,11 @@ from torch import Tensor
 import fairweather as fw
 from fairweather.converting import convert
 from fairweather.errors import UsageError, WeightsError
+from fairweather.models.constyle import ConStyle
 from fairweather.training import RECIPES
 from fairweather.training.config import override
 from fairweather.training.train import network
-from fairweather.weights import sha256
+from fairweather.weights import read_weights, sha256
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,28 @@ def test_the_encoder_of_a_restorer_starts_a_training(
         assert torch.equal(tensor, theirs[name]), name
     with pytest.raises(WeightsError, match="is a ConStyle encoder alone, which restores nothing"):
         fw.load("derain", model=done.path)
+
+
+@pytest.mark.parametrize("prefix", ["encoder_q.", "ConStyle.encoder_q."])
+def test_an_encoder_of_the_second_constyle_comes_without_its_classifier(prefix: str, tmp_path: Path) -> None:
+    encoder = ConStyle()
+    state = {prefix + k: v for k, v in encoder.state_dict().items()}
+    for name, shape in (
+        ("0.weight", (512, 256)),
+        ("0.bias", (512,)),
+        ("3.weight", (1000, 512)),
+        ("3.bias", (1000,)),
+    ):
+        state[f"{prefix}classifier.{name}"] = torch.zeros(shape)
+    torch.save({"params_ema": state}, tmp_path / "v2.pth")
+    done = convert("constyle", [tmp_path / "v2.pth"], tmp_path / "encoder.safetensors")
+    held, _ = read_weights(done.path)
+    assert held.keys() == encoder.state_dict().keys()
+
+
+def test_a_restorer_of_the_second_constyle_comes_without_its_classifier(uformer: dict[str, Tensor]) -> None:
+    state = uformer | {"ConStyle.encoder_q.classifier.0.weight": torch.zeros(512, 256)}
+    fw.from_published("constyle_uformer", state)
 
 
 @pytest.mark.parametrize(

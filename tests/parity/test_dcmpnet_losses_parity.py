@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import published
+from cases import published, stored
 from torch import Tensor
 
 from fairweather.losses.contrastive import ContrastiveLoss, Projections
@@ -105,6 +105,23 @@ def test_the_official_reading_equals_the_reference(vgg: VGG, projections: Projec
     for name, part in parts.items():
         assert part is not None
         assert_equal(part, f"official.{name}")
+
+
+def test_the_terms_of_a_training_step_equal_the_reference(vgg: VGG, projections: Projections) -> None:
+    step = {
+        k.removeprefix("step."): v.double() for k, v in stored("dcmpnet").items() if k.startswith("step.")
+    }
+    dehazed, clear = step["dehazed"], step["clear"]
+    arguments = dehazed, clear, step["depth_pred"], step["teacher_disp"]
+    depth = READINGS["official"].depth(*arguments)
+    parts = {
+        "depth_plain": depth.plain,
+        "depth_weighted": depth.weighted,
+        "dehaze_l1": READINGS["official"].dehazing(*arguments).plain,
+        "dehaze_cr": ContrastiveLoss(vgg, projections=projections)(dehazed, clear, step["hazy"]),
+    }
+    for name, part in parts.items():
+        torch.testing.assert_close(part, step[name], rtol=1e-5, atol=0)
 
 
 def test_the_early_reading_equals_the_reference(vgg: VGG, projections: Projections) -> None:

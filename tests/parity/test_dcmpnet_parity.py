@@ -47,9 +47,12 @@ def part(path: str) -> nn.Module:
 def test_the_whole_network(case: str) -> None:
     found = network()(arrays()[f"{case}.in"] * 0.5 + 0.5)
     near(found.clear * 2 - 1, f"{case}.out")
-    if case == "net_awkward":
+    if case != "net_batch":
         for number, feature in enumerate(found.features, start=1):
-            near(feature, f"{case}.d{number}")
+            if (name := f"{case}.d{number}") in arrays():
+                near(feature, name)
+            else:
+                near(feature[..., ::2, ::2], f"{name}@s2")
     assert found.depth is None  # the dehazing file has no depth network
     assert found.inner_depth.shape == found.clear[:, :1].shape
 

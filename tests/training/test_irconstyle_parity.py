@@ -175,6 +175,12 @@ def test_training_calls_equal_the_original(call: int) -> None:
         (logits, "logits"),
     ):
         assert off(value, expected[name]) < 2e-4, name
+    assert int(momentum.pushed) % 32 == int(expected["queue_ptr"])
+    for of, ours in (("encoder_q", encoder), ("encoder_k", momentum.encoder)):
+        buffers = ours.state_dict()
+        for name, value in expected.items():
+            if name.startswith(f"{of}."):
+                assert off(buffers[name.removeprefix(f"{of}.")], value) < 2e-4, name
     style = style_loss((found.query.hidden, found.query.vector), found.negatives)
     torch.testing.assert_close(style, expected["loss_style"], rtol=1e-4, atol=1e-7)
     content = content_loss(found.query.vector, found.key)
