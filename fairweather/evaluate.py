@@ -22,6 +22,7 @@ from fairweather.data.degradations import paper_noise
 from fairweather.data.depth import Depth, Scene, find_scenes, read_depth, read_scene
 from fairweather.data.night import find_triples
 from fairweather.data.pairs import (
+    RESIDE_BORDER,
     Pair,
     clear_pictures,
     complete_pairs,
@@ -56,6 +57,8 @@ class Read(NamedTuple):
     target: Tensor
     depth: Depth | None
     """Where it is known."""
+    bordered: bool = False
+    """Whether the target lost RESIDE's border, see `cropped`."""
 
 
 class Item(NamedTuple):
@@ -187,10 +190,12 @@ def evaluate(
     if multiple > 1:
         rule += f"; padded by reflection to multiples of {multiple}"
     table = ScoreTable()
+    framed = 0
     depths: list[tuple[Path, DepthScores]] = []
     fusions: list[tuple[FusionScores, FusionScores]] = []
     for number, (name, group, depth_file, read, infrared) in enumerate(items, start=1):
-        degraded, target, depth = _cropped(read(), protocol.crop_multiple)
+        degraded, target, depth, bordered = _cropped(read(), protocol.crop_multiple)
+        framed += bordered
         height, width = degraded.shape[-2:]
         degraded, target = (pad_to_multiple(x[None], multiple)[0] for x in (degraded, target))
         if isinstance(restorer, NightRestorer):
@@ -205,6 +210,8 @@ def evaluate(
             depths.append((depth_file, depth_scores(disparity, depth.depth, depth.known)))
         if progress:
             progress(number, len(items))
+    if framed:
+        rule += f"; {framed} clear pictures of 640x480 lost RESIDE's border of {RESIDE_BORDER} pixels"
     return Evaluation(
         model=restorer.model,
         weights_sha256=restorer.sha256,
@@ -305,7 +312,7 @@ def clipped_noise(clear: Float[Tensor, "3 h w"], *, sigma: float) -> Float[Tenso
 def _cropped(read: Read, multiple: int) -> Read:
     cut = partial(centre_crop, multiple=multiple)
     depth = Depth(*map(cut, read.depth)) if read.depth else None
-    return Read(cut(read.degraded), cut(read.target), depth)
+    return read._replace(degraded=cut(read.degraded), target=cut(read.target), depth=depth)
 
 
 def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
@@ -321,9 +328,11 @@ def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]
 
 def _read_pair(pair: Pair, depth_map: Path | None) -> Read:
     degraded, target = read_picture(pair.degraded).pixels, read_picture(pair.target).pixels
+    whole = target.shape
     degraded, target = matched(degraded, target, files=(pair.degraded, pair.target))
+    bordered = target.shape != whole
     if depth_map is None:
-        return Read(degraded, target, None)
+        return Read(degraded, target, None, bordered)
     height, width = degraded.shape[-2:]
     depth = Depth(*(cropped(x, (width, height)) for x in read_depth(depth_map)))
     if depth.known.shape[-2:] != (height, width):
@@ -331,7 +340,7 @@ def _read_pair(pair: Pair, depth_map: Path | None) -> Read:
             f"{depth_map} is {depth.known.shape[-1]}x{depth.known.shape[-2]}, its picture {width}x{height}; "
             "depth must be registered to the picture"
         )
-    return Read(degraded, target, depth)
+    return Read(degraded, target, depth, bordered)
 
 
 def _depth_map(target: Path) -> Path | None:

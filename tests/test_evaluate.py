@@ -126,6 +126,7 @@ def test_the_border_of_resides_clear_pictures_and_depth_maps_does_not_count(tmp_
     report = evaluate(Seer(1 / depth), tmp_path)
     hazy, clear = (torch.from_numpy(x).permute(2, 0, 1).float() / 255 for x in (inside // 2 + 100, inside))
     assert report.table.overall().psnr == pytest.approx(score("dehazeformer", hazy, clear).psnr, abs=1e-5)
+    assert report.rule.endswith("; 1 clear pictures of 640x480 lost RESIDE's border of 10 pixels")
     assert report.depth is not None
     assert (report.depth.abs_rel, report.depth.delta_125) == pytest.approx((0, 1), abs=1e-5)
 

@@ -43,6 +43,16 @@ PAIRS_COMPARED = 20
 """Of each split: mixed-up names spoil most pairs, and these are read twice."""
 RESIDE_NAME = re.compile(r"(\d+)_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 """Hazy pictures of ITS are named SCENE_INDEX_A, those of OTS SCENE_A_BETA."""
+RESIDE_COPY = re.compile(r"(\d+)_(10|[1-9])")
+"""In some copies of ITS, and in SOTS indoor: SCENE_INDEX."""
+ITS_SCENES = 1399
+"""Of the standard release, numbered from 1."""
+SOTS_SCENES = set(range(1400, 1450))
+"""Those of SOTS indoor."""
+ITS, ITS_V0 = (
+    "ITS, whose standard release has 13,990 of 1,399",
+    "ITS v0 (110,000 of 11,000); most papers train on 13,990 of 1,399: take RESIDE-standard's ITS",
+)
 
 Size = tuple[int, int]
 """Width and height."""
@@ -285,7 +295,7 @@ def reside_notes(hazy: Sequence[Path], sizes: Sequence[Size | None]) -> list[str
     """
     fields = [found.groups() for path in hazy if (found := RESIDE_NAME.fullmatch(path.stem))]
     if not fields or len(fields) < len(hazy):
-        return []
+        return _reside_copy(hazy)
     scenes = len({scene for scene, _, _ in fields})
     if any("." in second for _, second, _ in fields):
         ranges = "OTS (A 0.8 to 1, beta 0.04 to 0.2)"
@@ -298,11 +308,8 @@ def reside_notes(hazy: Sequence[Path], sizes: Sequence[Size | None]) -> list[str
     else:
         ranges = "ITS (A 0.7 to 1)"
         fits = [0.7 <= float(a) <= 1 for _, _, a in fields]
-        release = "ITS, whose standard release has 13,990 of 1,399"
-        if any(index[0] == "0" or int(scene) > 1399 for scene, index, _ in fields):
-            release = (
-                "ITS v0 (110,000 of 11,000); most papers train on 13,990 of 1,399: take RESIDE-standard's ITS"
-            )
+        foreign_names = any(index[0] == "0" or int(scene) > ITS_SCENES for scene, index, _ in fields)
+        release = ITS_V0 if foreign_names else ITS
     notes: list[str] = []
     if release and 2 * sum(fits) > len(fits):
         notes.append(f"{len(hazy):,} hazy pictures of {scenes:,} scenes, named as RESIDE {release}")
@@ -320,6 +327,17 @@ def reside_notes(hazy: Sequence[Path], sizes: Sequence[Size | None]) -> list[str
             "training mirrors them; leave them out to train as DehazeFormer did"
         )
     return notes
+
+
+def _reside_copy(hazy: Sequence[Path]) -> list[str]:
+    """As `reside_notes`, of pictures in a folder of haze whose names tell their scene and index alone."""
+    fields = [found.groups() for path in hazy if (found := RESIDE_COPY.fullmatch(path.stem))]
+    of_haze = all(path.parent.name.casefold().startswith("haz") for path in hazy)
+    scenes = {int(scene) for scene, _ in fields}
+    if not fields or len(fields) < len(hazy) or not of_haze or scenes <= SOTS_SCENES:
+        return []
+    release = ITS_V0 if max(scenes) > ITS_SCENES else ITS
+    return [f"{len(hazy):,} hazy pictures of {len(scenes):,} scenes, named as in copies of RESIDE {release}"]
 
 
 def _depth(folder: Path) -> tuple[list[str], list[str]]:

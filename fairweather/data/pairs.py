@@ -63,6 +63,7 @@ REALBLUR_LIST = "RealBlur_{half}_{split}_list.txt"
 # Width and height of a hazy and a clear picture of RESIDE's indoor sets, whose hazy ones lost their border.
 RESIDE_SIZES = ((620, 460), (640, 480))
 RESIDE_BORDER = 10
+"""Pixels that these lost on each side."""
 
 
 @dataclass(frozen=True)

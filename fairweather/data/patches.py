@@ -22,7 +22,15 @@ from torch.utils.data import Dataset, Sampler
 
 from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes, read_scene
 from fairweather.data.make import mapped_pixels
-from fairweather.data.pairs import Pair, clear_pictures, complete_pairs, cropped, matched
+from fairweather.data.pairs import (
+    RESIDE_BORDER,
+    RESIDE_SIZES,
+    Pair,
+    clear_pictures,
+    complete_pairs,
+    cropped,
+    matched,
+)
 from fairweather.data.random_degradations import DEGRADATIONS, HAZE_RANGES, Draw, random_depth_haze
 from fairweather.data.transforms import (
     Augment,
@@ -288,6 +296,7 @@ class Patches(Dataset[Sample]):
         shares = (self.weights / self.weights.sum()).tolist()
         return [
             f"{share:4.0%} of patches: {len(items)} {_kind(source)} from {source.path}, such as {_name(items[0])}"
+            f"{_bordered(items[0])}"
             for source, items, share in zip(self.sources, self.items, shares, strict=True)
         ]
 
@@ -358,6 +367,16 @@ def _name(item: Item) -> str:
     if isinstance(item, Pair):
         return f"{item.degraded.name} with {item.target.name}"
     return item.name if isinstance(item, Path) else item.picture.name
+
+
+def _bordered(item: Item) -> str:
+    """What is done to a target of RESIDE's, if this is one."""
+    if not isinstance(item, Pair):
+        return ""
+    degraded, target = (_pixels(path).shape for path in (item.degraded, item.target))
+    if ((degraded[2], degraded[1]), (target[2], target[1])) != RESIDE_SIZES:
+        return ""
+    return f"; clear pictures of 640x480 lose RESIDE's border of {RESIDE_BORDER} pixels"
 
 
 class View(NamedTuple):

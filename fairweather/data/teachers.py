@@ -17,6 +17,7 @@ import logging
 import re
 from dataclasses import replace
 from functools import cache, partial
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fairweather.data.depth import Teacher, disparity_target, own_depth, read_depth
+from fairweather.data.pairs import natural_order
 from fairweather.errors import DataError, MissingExtraError, UsageError, WeightsError, one_line
 from fairweather.images import Picture, read_picture, to_pil, write_picture
 from fairweather.weights import sha256
@@ -78,7 +80,8 @@ def no_teacher(picture: Path) -> Tensor | None:
 def folder_teacher(folder: Path, root: Path, *, values: Values = "disparity") -> Teacher:
     """Maps as `read_depth` takes them: grey .png of 8 or 16 bits, or .npy; any unit, 0 is unknown.
 
-    The map of root/clear/17.jpg is folder/clear/17.png (or .npy) if there is one, else folder/17.png (or .npy).
+    The map of root/clear/17.jpg is folder/clear/17.png (or .npy) if there is one, else folder/17.png (or .npy), else
+    the first of folder/17_*.png: RESIDE's ITS has transmission maps, large is near, one for each hazy picture.
 
     Raises:
         DataError: there is no such folder. From the teacher: a picture without a map, or a map that cannot be read.
@@ -94,6 +97,10 @@ def _of_folder(folder: Path, root: Path, values: Values, picture: Path) -> Tenso
         for suffix in (".png", ".npy"):
             if (path := folder / name.with_suffix(suffix)).is_file():
                 return _target(path, values)
+    if several := sorted(
+        folder.glob(f"{escape(picture.stem)}_*.png"), key=lambda path: natural_order(path.name)
+    ):
+        return _target(several[0], values)
     raise DataError(f"no {values} map for {picture}; expected {folder / picture.stem}.png (or .npy)")
 
 

@@ -272,7 +272,7 @@ def by_todays_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """ConStyle's encoder out of a published ConStyle, v1 or v2 (`encoder_q.*`), or restorer (`ConStyle.encoder_q.*`)."""
+    """ConStyle's encoder out of a published ConStyle of either version (`encoder_q.*`), or out of a restorer."""
     whole = {f"ConStyle.{k.removeprefix('ConStyle.')}": v for k, v in state.items()}
     alone = {k.removeprefix("ConStyle."): v for k, v in whole.items() if not k.startswith(_TRAINING_ONLY)}
     return {k.removeprefix("encoder_q."): v for k, v in alone.items() if k.startswith("encoder_q.")}

@@ -337,6 +337,26 @@ def test_test_sets_and_other_names_have_no_release(stems: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["hazy/1_1", "hazy/1_10", "hazy/2_3"],
+            "3 hazy pictures of 2 scenes, named as in copies of RESIDE ITS, whose",
+        ),
+        (["haze/1_1", "haze/1400_2"], "named as in copies of RESIDE ITS v0"),
+        (["hazy/1400_1", "hazy/1449_10"], None),
+        (["hazy/1_1", "hazy/1_11"], None),
+        (["blur/1_1", "blur/1_2"], None),
+    ],
+)
+def test_copies_of_reside_are_told_from_the_numbers_of_their_scenes(
+    names: list[str], said: str | None
+) -> None:
+    notes = reside(*names)
+    assert said in notes[0] if said else notes == []
+
+
+@pytest.mark.parametrize(
     ("stems", "said"),
     [
         (

@@ -389,3 +389,10 @@ def test_the_first_picture_smaller_than_a_patch_is_told(root: Path, caplog: pyte
 def test_a_source_is_described_with_its_share(root: Path) -> None:
     lines = Patches([PAIRS, CLEAR], root=root, size=16, seed=0).describe()
     assert lines[0] == " 50% of patches: 4 pairs from pairs, such as 0.png with 0.png"
+
+
+def test_what_is_done_to_targets_of_reside_is_said(tmp_path: Path) -> None:
+    for name, (height, width) in {"hazy/1_1": (460, 620), "clear/1": (480, 640)}.items():
+        write_picture(Picture(pixels=torch.zeros(3, height, width)), tmp_path / f"its/{name}.png")
+    (line,) = Patches([Pairs(path=Path("its"))], root=tmp_path, size=16, seed=0).describe()
+    assert line.endswith("1_1.png with 1.png; clear pictures of 640x480 lose RESIDE's border of 10 pixels")

@@ -72,6 +72,12 @@ def test_the_relative_path_goes_before_the_stem(tmp_path: Path, picture: Path) -
     assert not grows(folder_teacher(tmp_path / "maps", tmp_path / "elsewhere")(picture))
 
 
+def test_of_several_maps_as_in_resides_its_the_first_is_taken(tmp_path: Path, picture: Path) -> None:
+    save(ramp(np.uint8), tmp_path / "maps" / "17_2.png")
+    save(ramp(np.uint8)[:, ::-1].copy(), tmp_path / "maps" / "17_10.png")
+    assert grows(folder_teacher(tmp_path / "maps", tmp_path / "data")(picture))
+
+
 def test_maps_of_depth_are_turned_round(tmp_path: Path, picture: Path) -> None:
     save(ramp(np.float32), tmp_path / "maps" / "17.npy")
     assert not grows(folder_teacher(tmp_path / "maps", tmp_path, values="depth")(picture))
