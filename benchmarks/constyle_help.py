@@ -25,8 +25,12 @@ import fairweather as fw
 from benchmarks.network_size import network_size
 from fairweather.evaluate import evaluate
 from fairweather.training import RECIPES
-from fairweather.training.config import Contrast, TrainConfig
-from fairweather.training.irconstyle import OFFICIAL_FREEZE_AFTER, OFFICIAL_STEPS
+from fairweather.training.config import (
+    OFFICIAL_FREEZE_AFTER,
+    OFFICIAL_STEPS,
+    Contrast,
+    TrainConfig,
+)
 from fairweather.training.train import train
 
 RECIPE = {"noise": "constyle_denoise", "rain": "constyle_derain", "blur": "constyle_deblur"}
@@ -63,7 +67,7 @@ def arms(ailments: tuple[str, ...], seeds: range) -> Iterator[Arm]:
 def config_of(arm: Arm, data: Path, steps: int) -> TrainConfig:
     """The recipe of the ailment, cut short; the encoder is held after the release's share of the steps."""
     config = RECIPES[RECIPE[arm.ailment]]()
-    released = OFFICIAL_FREEZE_AFTER[config.task]
+    share = OFFICIAL_FREEZE_AFTER / OFFICIAL_STEPS
     contrast = None
     if arm.network.startswith("constyle"):
         official = arm.losses == "official"
@@ -71,7 +75,7 @@ def config_of(arm: Arm, data: Path, steps: int) -> TrainConfig:
             queue_size=960,
             normalize=not official,
             fill_queue_first=not official,
-            freeze_after=None if released is None else round(steps * released / OFFICIAL_STEPS),
+            freeze_after=None if config.task == "denoise" else round(steps * share),
         )
     return dataclasses.replace(
         config,

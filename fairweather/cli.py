@@ -453,7 +453,9 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write all scores to this file.")
     ] = None,
-    tile: Tile = "auto",
+    tile: Annotated[
+        str, typer.Option(help="auto (whole pictures, where memory allows), or the largest side of pieces.")
+    ] = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
@@ -486,6 +488,8 @@ def evaluate(
     print(f"{report.model} ({report.task}, weights {report.weights_sha256[:12]}) on {data}")
     print(f"profile {report.profile}: {PROFILES[report.profile].description}")
     print(report.rule)
+    if report.tiles > 1:
+        print(f"in up to {report.tiles} tiles")
     groups = report.table.groups()
     rows = {**(groups if len(groups) > 1 else {}), "all": report.table.overall()}
     print(f"{'':16} {'pictures':>8} {'PSNR':>7} {'SSIM':>7}   input: {'PSNR':>7} {'SSIM':>7}")

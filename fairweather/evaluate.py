@@ -39,10 +39,12 @@ from fairweather.images import read_picture
 from fairweather.loading import AnyRestorer
 from fairweather.metrics import PROFILES, DepthScores, Profile, ScoreTable, depth_scores, score
 from fairweather.metrics.fusion import FusionScores, fusion_scores
+from fairweather.models import MODELS
 from fairweather.models.fusionnet import rgb_to_ycrcb
 from fairweather.models.layers import pad_to_multiple
 from fairweather.night import NightRestorer
-from fairweather.pipeline import Result
+from fairweather.pipeline import Restorer, Result
+from fairweather.tiling import SMALLEST
 
 PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer", "night": "nitedr"}
 """What the papers of each task score by; rgb for the others."""
@@ -117,6 +119,8 @@ class Evaluation:
     precision: str
     backend: str
     tile: int | Literal["auto"]
+    tiles: int
+    """The most that one picture went through the network in."""
     table: ScoreTable
     depth: DepthMeans | None
     """None where the network gives no depth or the data set has no depth maps."""
@@ -169,6 +173,7 @@ def evaluate(
         profile: a name in `metrics.PROFILES`, by default what the task's papers use; it also decides how pictures are
             cropped or padded, and what noise is like. One call has one profile.
         sigmas: noise to add to clear pictures, each its own group; by default 15, 25 and 50.
+        tile: as of `Restorer.restore`, but that "auto" takes pictures whole, as the papers do, where memory allows.
 
     Raises:
         DataError: for unpaired or unequal pictures, or a bad depth map. PictureError: for an unreadable picture.
@@ -190,7 +195,7 @@ def evaluate(
     if multiple > 1:
         rule += f"; padded by reflection to multiples of {multiple}"
     table = ScoreTable()
-    framed = 0
+    framed, tiles = 0, 1
     depths: list[tuple[Path, DepthScores]] = []
     fusions: list[tuple[FusionScores, FusionScores]] = []
     for number, (name, group, depth_file, read, infrared) in enumerate(items, start=1):
@@ -198,11 +203,13 @@ def evaluate(
         framed += bordered
         height, width = degraded.shape[-2:]
         degraded, target = (pad_to_multiple(x[None], multiple)[0] for x in (degraded, target))
+        side = _tile(restorer, degraded) if tile == "auto" else tile
         if isinstance(restorer, NightRestorer):
-            result = restorer.restore(degraded, infrared, tile=tile)
+            result = restorer.restore(degraded, infrared, tile=side)
             fusions.append(_fusion_scores(result, target))
         else:
-            result = restorer.restore(degraded, tile=tile)
+            result = restorer.restore(degraded, tile=side)
+        tiles = max(tiles, result.tiles)
         restored = result.image if result.clean is None else result.clean
         table.add(name, group, score(chosen, restored, target), score(chosen, degraded, target))
         if depth_file and depth and result.depth is not None:
@@ -226,10 +233,19 @@ def evaluate(
         precision=restorer.precision,
         backend=restorer.backend,
         tile=tile,
+        tiles=tiles,
         table=table,
         depth=_depth_means(depths),
         fusion=_fusion_means(fusions),
     )
+
+
+def _tile(restorer: AnyRestorer, picture: Tensor) -> int | Literal["auto"]:
+    """The whole picture where memory allows; the copy that `dcmpnet_small` finds haze in stays what it is."""
+    network = restorer.cleaner if isinstance(restorer, NightRestorer) else restorer
+    if not isinstance(network, Restorer) or MODELS[network.model].tiling == "reduced":
+        return "auto"
+    return network.auto_tile(picture[0].numel(), largest=max(SMALLEST, *picture.shape[-2:]))
 
 
 def _test_split(root: Path) -> str | None:

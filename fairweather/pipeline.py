@@ -317,6 +317,9 @@ class Restorer:
             notes.warn(
                 f"tiles of {self.model} share what they see of the whole, which {self.backend} cannot; took torch"
             )
+        notes.warn(
+            f"{self.model} looks at the picture as a whole; its tiles share what a reduced copy shows, and come near to it"
+        )
         small = pad_to_multiple(source.reduced(tile)[None].to(self.device), MODELS[self.model].multiple_of)
         with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16
             forward(small.contiguous(memory_format=torch.channels_last))
@@ -374,9 +377,9 @@ class Restorer:
         )
         return y[..., :height, :width].float().cpu()
 
-    def auto_tile(self, pixels: int = 0, *, width: int = 0) -> int:
+    def auto_tile(self, pixels: int = 0, *, width: int = 0, largest: int | None = None) -> int:
         """As `tile_for`, of this network here."""
-        return tile_for(self.model, self.device, pixels=pixels, width=width)
+        return tile_for(self.model, self.device, pixels=pixels, width=width, largest=largest)
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
@@ -391,11 +394,12 @@ def told_place(device: str, backend: str) -> str:
     return device if backend == "torch" else f"{device} ({backend})"
 
 
-def tile_for(model: str, device: str, *, pixels: int = 0, width: int = 0) -> int:
+def tile_for(model: str, device: str, *, pixels: int = 0, width: int = 0, largest: int | None = None) -> int:
     """The side of the largest tile that memory allows, beside the result of a picture, or of a row of tiles.
 
     Args:
         pixels: of a picture in memory. width: of one that goes through in rows.
+        largest: what is enough; by default what pays, see LARGEST.
 
     Raises:
         OutOfMemoryError: if a budget was set (`runtime.limit_memory`) and the smallest tile takes more.
@@ -406,7 +410,7 @@ def tile_for(model: str, device: str, *, pixels: int = 0, width: int = 0) -> int
     free = memory_for(device, beside=BESIDE * pixels, least=least)
     # side ** 2 * bytes_per_pixel + side * row = free
     side = (math.sqrt(row**2 + 4 * info.bytes_per_pixel * max(free, 0)) - row) / (2 * info.bytes_per_pixel)
-    return max(SMALLEST, min(int(side), LARGEST[info.tiling]))
+    return max(SMALLEST, min(int(side), largest or LARGEST[info.tiling]))
 
 
 LARGEST = {"exact": 1024, "approximate": 1024, "consistent": 2048, "reduced": 1024}

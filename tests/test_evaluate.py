@@ -131,6 +131,15 @@ def test_the_border_of_resides_clear_pictures_and_depth_maps_does_not_count(tmp_
     assert (report.depth.abs_rel, report.depth.delta_125) == pytest.approx((0, 1), abs=1e-5)
 
 
+def test_pictures_are_scored_whole_unless_tiles_are_asked_for(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (8, 1100, 3)).astype(np.uint8)
+    write(tmp_path / "input" / "a.png", wide // 2)
+    write(tmp_path / "target" / "a.png", wide)
+    whole = evaluate(Seer(task="derain"), tmp_path)
+    assert (whole.tile, whole.tiles) == ("auto", 1)
+    assert evaluate(Seer(task="derain"), tmp_path, tile=512).tiles > 1
+
+
 def test_the_command_prints_depth_scores(
     hazy_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

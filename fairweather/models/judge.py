@@ -28,7 +28,7 @@ ENLARGED = 8
 
 
 class Judge(nn.Module):
-    """A picture to one logit for each of FINDINGS; sigmoid gives calibrated probabilities.
+    """A picture to one logit for each of FINDINGS; sigmoid gives probabilities.
 
     Args:
         far, near: widths of the encoders of the reduced copy and of the pieces, see `ConStyle`.

@@ -216,8 +216,8 @@ _replaying: ContextVar[Iterator[tuple[Tensor, ...]] | None] = ContextVar("replay
 def over_picture(compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Means and variances over the whole picture: computed, or, inside `replay`, those that were recorded.
 
-    Every network that averages over positions asks through this function, so that the tiles of a large picture can
-    share the statistics of the whole.
+    DCMPNet asks through this function, so that the tiles of a large picture share the statistics of the whole. (The
+    others do not: their tiles see averages of their own, see `ModelInfo.tiling`.)
     """
     replaying, recording = _replaying.get(), _recording.get()
     if replaying is not None:

@@ -128,24 +128,28 @@ class Contrast:
     """Of the style loss: over the batch, as released (unbounded below), or over channels (within 0 and 2; ours)."""
     fill_queue_first: bool = True
     """Leave the three losses out until the queue holds pictures alone; the release starts among random vectors."""
-    freeze_after: int | None = None
-    """Steps after which the encoder is held and the pixel loss trains the rest; null never, 0 from the start."""
+    freeze_after: int | Literal["released"] | None = None
+    """Steps after which the encoder is held and the pixel loss trains the rest; null never, 0 from the start; released
+    as the release does for the task and the backbone, in proportion to the steps (`TrainConfig.freeze_after`)."""
     official: bool = False
     """The release's order of things: the average is taken before the step, its decay does not grow, and a held encoder
     still moves its statistics, keys and queue."""
 
     def __post_init__(self) -> None:
         for name in ("info_nce", "content", "style", "freeze_after"):
-            if not 0 <= (getattr(self, name) or 0) < math.inf:
-                raise UsageError(f"contrast.{name}={getattr(self, name)} must be a number of 0 or more")
+            value = getattr(self, name) or 0
+            if value != "released" and not 0 <= value < math.inf:
+                raise UsageError(f"contrast.{name}={value} must be a number of 0 or more")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"contrast.momentum={self.momentum} must be at least 0 and less than 1")
         if self.temperature <= 0 or self.queue_size < 1:
             raise UsageError("contrast.temperature and contrast.queue_size must be more than 0")
 
 
-OFFICIAL_CONTRAST = Contrast(normalize=False, fill_queue_first=False, official=True)
-"""What the release does; `freeze_after` differs by task, see `OFFICIAL_FREEZE_AFTER` in training/irconstyle.py."""
+OFFICIAL_CONTRAST = Contrast(normalize=False, fill_queue_first=False, freeze_after="released", official=True)
+"""What the release does."""
+OFFICIAL_STEPS, OFFICIAL_FREEZE_AFTER = 703_632, 250_000
+"""Of the release, where it holds the encoder at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +387,7 @@ class TrainConfig:
             )
         if self.pretrain and (self.init or self.recalibrate_bn):
             raise UsageError("pretrain starts from random weights: leave init and recalibrate_bn out")
-        if self.pretrain and (not self.contrast or self.contrast.freeze_after is not None):
+        if self.pretrain and (not self.contrast or self.freeze_after is not None):
             raise UsageError(
                 "pretrain needs contrast, and contrast.freeze_after=null: nothing else would learn"
             )
@@ -439,12 +443,24 @@ class TrainConfig:
                     f"(batch={batch}{alike}); take another batch, or a queue of "
                     f"{-(-contrast.queue_size // together) * together}"
                 )
-        end = self.steps if contrast.freeze_after is None else min(self.steps, contrast.freeze_after)
+        end = self.steps if self.freeze_after is None else min(self.steps, self.freeze_after)
         if contrast.fill_queue_first and 0 < self._patches(end) < contrast.queue_size:
             raise UsageError(
                 f"contrast.queue_size={contrast.queue_size} would not be full after the {end} steps that the encoder "
                 "learns, so contrast would never begin; take a smaller queue or contrast.fill_queue_first=false"
             )
+
+    @property
+    def freeze_after(self) -> int | None:
+        """Steps after which ConStyle's encoder is held, None never.
+
+        The release never holds it when denoising, nor when deblurring with Restormer's blocks.
+        """
+        after = self.contrast.freeze_after if self.contrast else None
+        if after != "released":
+            return after
+        never = self.task == "denoise" or (self.task == "deblur" and "restormer" in self.model)
+        return None if never else round(self.steps * OFFICIAL_FREEZE_AFTER / OFFICIAL_STEPS)
 
     def _patches(self, steps: int) -> int:
         """How many patches all processes together see in so many steps."""

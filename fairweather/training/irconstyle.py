@@ -30,7 +30,7 @@ from fairweather.losses.constyle import class_divergence, content_loss, info_nce
 from fairweather.models import model_info
 from fairweather.models.constyle import ConStyle, ConStyleRestorer, Style
 from fairweather.models.layers import pad_to_multiple
-from fairweather.training.config import OFFICIAL_CONTRAST, Contrast, Pretrain, TrainConfig
+from fairweather.training.config import OFFICIAL_CONTRAST, OFFICIAL_STEPS, Contrast, Pretrain, TrainConfig
 from fairweather.training.dcmpnet import dcmpnet_small
 from fairweather.training.restoration import (
     Restoration,
@@ -163,7 +163,8 @@ class ConStyleTraining(Restoration):
     def contrasted(self, encoder: ConStyle, degraded: Tensor, clean: Tensor) -> tuple[Style, Tensor]:
         """The style of degraded pictures, and the encoder's loss; 0 while it is held or the queue is being filled."""
         options, none = self.contrast, degraded.new_zeros(())
-        held = options.freeze_after is not None and self.global_step >= options.freeze_after
+        after = self.config.freeze_after
+        held = after is not None and self.global_step >= after
         encoder.requires_grad_(not held).train(not held or options.official)
         if held and not options.official:
             return encoder(degraded), none
@@ -296,30 +297,19 @@ def recalibrate_bn(encoder: ConStyle, batches: Iterable[Tensor]) -> None:
 
 # Recipes ----------------------------------------------------------------------------------------------------------
 
-OFFICIAL_STEPS = 703_632
-OFFICIAL_FREEZE_AFTER: dict[str, int | None] = {
-    "derain": 250_000,
-    "dehaze": 250_000,
-    "deblur": 250_000,
-    "denoise": None,
-}
-"""When the release holds the encoder, by task; with Restormer's blocks never when deblurring either."""
-
 
 def _small(recipe: str, plain: TrainConfig) -> TrainConfig:
     """A plain recipe with a small network with ConStyle, whose encoder is held after the release's share of steps."""
-    released = OFFICIAL_FREEZE_AFTER[plain.task]
-    steps = plain.decay_steps or plain.steps
     return dataclasses.replace(
         plain,
         recipe=recipe,
         model="constyle_nafnet_small",
         contrast=Contrast(
-            queue_size=480
-            * plain.batch,  # full after 480 steps, and a multiple of what two or four processes take
-            freeze_after=None if released is None else round(steps * released / OFFICIAL_STEPS),
+            # Full after 480 steps, and a multiple of what two or four processes take.
+            queue_size=480 * plain.batch,
+            freeze_after="released",
         ),
-        steps=steps,
+        steps=plain.decay_steps or plain.steps,
         decay_steps=None,
     )
 
@@ -355,8 +345,8 @@ def constyle_official() -> TrainConfig:
     """The release's schedule and losses to the number, for pairs of your own in DIR/train and DIR/val.
 
     703,632 iterations of 16 patches of 128 pixels in fp32, 3e-4 for 243,312 of them, then a cosine to 1e-6, no warm-up,
-    no clipping. Written for deraining; contrast.freeze_after of other tasks is in `OFFICIAL_FREEZE_AFTER`. With
-    Restormer's blocks the release takes 8 patches, for dehazing 16.
+    no clipping. Written for deraining. With Restormer's blocks the release takes 8 patches, but 16 for dehazing and for
+    plain blind denoising.
     """
     return TrainConfig(
         recipe="constyle_official",
@@ -364,7 +354,7 @@ def constyle_official() -> TrainConfig:
         task="derain",
         sources=(Pairs(path=Path("train")),),
         validation=(Pairs(path=Path("val")),),
-        contrast=dataclasses.replace(OFFICIAL_CONTRAST, freeze_after=OFFICIAL_FREEZE_AFTER["derain"]),
+        contrast=OFFICIAL_CONTRAST,
         steps=OFFICIAL_STEPS,
         decay_steps=OFFICIAL_STEPS + 1,  # its last iteration is one step before the end of the cosine
         hold=243_312,

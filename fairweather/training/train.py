@@ -293,7 +293,7 @@ def _strategy(config: TrainConfig) -> str:
     if config.devices == 1:
         return "auto"
     contrast = config.contrast
-    held = contrast is not None and contrast.freeze_after is not None
+    held = config.freeze_after is not None
     filling = contrast is not None and config.pretrain is not None and contrast.fill_queue_first
     apart = config.two_tasks or config.fusion or held or filling
     return "ddp_find_unused_parameters_true" if apart else "ddp"
@@ -303,7 +303,7 @@ def _check_batches(net: nn.Module, config: TrainConfig) -> None:
     """Raises UsageError for batches of one where batch norm is left with a single value while the network learns."""
     sizes = ((config.patch, config.batch), *((stage.patch, stage.batch) for stage in config.progressive))
     alone = [patch for patch, batch in sizes if batch < 2]
-    held = config.evidence or (config.contrast is not None and config.contrast.freeze_after == 0)
+    held = config.evidence or config.freeze_after == 0
     if alone and not held and any(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()):
         raise UsageError("batch=1 must be 2 or more: the encoder learns with batch norm")
     if alone and isinstance(net, DCMPNet) and net.dehazing.smallest_map(min(alone)) < 2:

@@ -26,7 +26,6 @@ from fairweather.models.constyle import ConStyle
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, override
 from fairweather.training.irconstyle import (
-    OFFICIAL_FREEZE_AFTER,
     ConStyleTraining,
     Momentum,
     Prompter,
@@ -349,13 +348,26 @@ def test_a_run_can_begin_with_recalibrated_statistics(data: Path, tmp_path: Path
     assert not (tmp_path / "other").exists()
 
 
-def test_small_recipes_hold_the_encoder_after_the_share_of_steps_that_the_release_does() -> None:
-    for name in ("constyle_derain", "constyle_deblur", "constyle_dehaze", "constyle_denoise"):
-        config = RECIPES[name]()
-        assert config.contrast is not None
-        released = OFFICIAL_FREEZE_AFTER[config.task]
-        share = None if released is None else pytest.approx(config.steps * released / 703_632, abs=1)
-        assert config.contrast.freeze_after == share
+@pytest.mark.parametrize(
+    ("recipe", "settings", "expected"),
+    [
+        ("constyle_derain", [], 2309),
+        ("constyle_derain", ["steps=13000"], 4619),
+        ("constyle_dehaze", [], 1421),
+        ("constyle_denoise", [], None),
+        ("constyle_deblur", [], 1421),
+        ("constyle_deblur", ["model=constyle_restormer_small"], None),
+        ("constyle_official", [], 250_000),
+        ("constyle_official", ["task=denoise"], None),
+        ("constyle_official", ["task=deblur", "model=constyle_restormer"], None),
+        ("constyle_official", ["task=deblur", "contrast.freeze_after=7"], 7),
+        ("constyle_derain", ["model=nafnet_small", "contrast=null"], None),
+    ],
+)
+def test_the_encoder_is_held_after_the_share_of_steps_that_the_release_does(
+    recipe: str, settings: list[str], expected: int | None
+) -> None:
+    assert override(RECIPES[recipe](), settings).freeze_after == expected
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe().contrast])
