@@ -318,7 +318,7 @@ class Restorer:
                 f"tiles of {self.model} share what they see of the whole, which {self.backend} cannot; took torch"
             )
         notes.warn(
-            f"{self.model} looks at the picture as a whole; its tiles share what a reduced copy shows, and come near to it"
+            f"{self.model} looks at the whole picture; its tiles share what a reduced copy shows, and come near to it"
         )
         small = pad_to_multiple(source.reduced(tile)[None].to(self.device), MODELS[self.model].multiple_of)
         with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16

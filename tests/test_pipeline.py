@@ -499,7 +499,11 @@ def test_out_of_memory_keeps_tiles_on_the_grid_of_the_network() -> None:
     picture = torch.rand(3, 600, 900, generator=torch.Generator().manual_seed(0))
     result = restorer_of(small_only, model="dcmpnet").restore(picture)
     torch.testing.assert_close(result.image, blocks(picture[None])[0], rtol=0, atol=1e-6)
-    assert [text[:17] for text in result.warnings] == ["not enough memory", "dcmpnet looks at ", "not enough memory"]
+    assert [text[:17] for text in result.warnings] == [
+        "not enough memory",
+        "dcmpnet looks at ",
+        "not enough memory",
+    ]
     assert max(seen[-result.tiles :]) <= 225 + 15
 
 

@@ -385,10 +385,8 @@ class DehazingNetwork(nn.Module):
         """A hazy picture in [-1, 1] to the dehazed one in [-1, 1]; depth is left to the depth network."""
         height, width = hazy.shape[-2:]
         p = self.patch_size
-        x0 = pad_to_least(pad_to_multiple(hazy, 4 * p), self.least)
-        grid = F.avg_pool2d(x0, p) if p > 1 else x0
-        u1, u2, u3 = self.unet(grid)
-        d1, d2, d3 = self.project1(u1), self.project2(u2), self.project3(u3)
+        x0, grid = self._working(hazy)
+        d1, d2, d3 = self._features(grid)
         start = [self.patch_embed(x0), d3]
         guess: Haze | None = None
         if self.reconstruction == "scattering":
@@ -438,6 +436,21 @@ class DehazingNetwork(nn.Module):
             haze=haze,
             departure=departure,
         )
+
+    def features(self, x: Float[Tensor, "b 3 h w"]) -> Features:
+        """The U-Net's features of a picture in [-1, 1], as `forward` gives them, without the rest."""
+        return self._features(self._working(x)[1])
+
+    def _working(
+        self, x: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 3 h2 w2"], Float[Tensor, "b 3 h3 w3"]]:
+        """A picture padded to the sizes that are worked on, and the grid of it, of one place for each patch."""
+        x0 = pad_to_least(pad_to_multiple(x, 4 * self.patch_size), self.least)
+        return x0, F.avg_pool2d(x0, self.patch_size) if self.patch_size > 1 else x0
+
+    def _features(self, grid: Float[Tensor, "b 3 h w"]) -> Features:
+        u1, u2, u3 = self.unet(grid)
+        return Features(self.project1(u1), self.project2(u2), self.project3(u3))
 
     def inference_form(self) -> nn.Module:
         """Each 1x1 convolution goes into the linear map before or behind it; U-Net features are not projected."""

@@ -53,6 +53,9 @@ class TwoTasks:
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
     inner_from_depth: bool = False
     """Whether that branch starts with the weights of the depth network in `init`, which has the same layers (ours)."""
+    features: float = 0.0
+    """Factor of the L1 between the U-Net's features of the hazy and of the clear picture, the latter without gradient
+    (ours; the released script compares features of a random U-Net, which teach nothing)."""
     contrastive: float = 0.0
     """Factor of the contrastive loss; 1 in the paper."""
     negatives: bool = True
@@ -88,7 +91,7 @@ class TwoTasks:
             raise UsageError(
                 f"two_tasks.vgg={self.vgg} is of the contrastive loss: set two_tasks.contrastive too"
             )
-        for name in ("consistency", "departure", "inner_depth", "contrastive"):
+        for name in ("consistency", "departure", "inner_depth", "features", "contrastive"):
             if getattr(self, name) < 0:
                 raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
         if not 0 < self.restraint <= 1:

@@ -141,7 +141,7 @@ class TwoTaskTraining(Restoration):
     def _added(
         self, found: Dehazed, dehazed: Tensor, clear: Tensor, hazy: Tensor, disparity: Tensor
     ) -> Tensor:
-        """The contrastive term, the departure from the prior, and the supervision of the depth branch inside."""
+        """What is ours or optional: contrast, departure from the prior, depth of the branch inside, features."""
         added = dehazed.new_zeros(())
         if self.contrast:
             with torch.autocast(self.device.type, enabled=False):  # differences of features vanish in bf16
@@ -157,6 +157,12 @@ class TwoTaskTraining(Restoration):
             apart = mean_over(found.inner_depth.float() - disparity, disparity > 0)
             self.note("train/inner_depth", apart)
             added = added + self.tasks.inner_depth * apart
+        if self.tasks.features and found.features is not None:
+            with torch.no_grad():
+                aims = self.net.dehazing.features(clear)
+            apart = sum_of_l1(found.features, aims)
+            self.note("train/features", apart)
+            added = added + self.tasks.features * apart
         return added
 
     def _descend(self, loss: Tensor, *, dehazing: bool = True, depth: bool = False) -> None:
@@ -175,6 +181,11 @@ class TwoTaskTraining(Restoration):
     def configure_optimizers(self) -> Any:
         networks = [net for net in (self.net.dehazing, self.net.depth_network) if net is not None]
         return [optimizer(net, self.config) for net in networks]
+
+
+def sum_of_l1(found: Sequence[Tensor], aims: Sequence[Tensor]) -> Tensor:
+    """The sum of the mean absolute errors of several maps."""
+    return torch.stack([(a - b).abs().mean() for a, b in zip(found, aims, strict=True)]).sum()
 
 
 def _start_branch(net: DCMPNet, config: TrainConfig) -> None:

@@ -29,7 +29,7 @@ from fairweather.losses.pixel import l1_loss
 from fairweather.models import create_model
 from fairweather.training import RECIPES
 from fairweather.training.config import TrainConfig, TwoTasks, from_plain, override, to_plain
-from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss
+from fairweather.training.dcmpnet import TwoTaskTraining, _listed, contrastive_loss, sum_of_l1
 from fairweather.training.restoration import Restoration
 from fairweather.training.train import _teacher, train
 from fairweather.training.train import system as system_of
@@ -184,7 +184,13 @@ def check_gradients(
 def test_options_change_the_step(fitted: Fit) -> None:
     """Or the two tests above would compare nothing."""
     ends = []
-    for options in ({}, {"weighting": "absolute"}, {"consistency": 0.3}, {"inner_depth": 0.5}):
+    for options in (
+        {},
+        {"weighting": "absolute"},
+        {"consistency": 0.3},
+        {"inner_depth": 0.5},
+        {"features": 0.5},
+    ):
         module = system(**options)
         fitted(module, batches(1))
         ends.append(gradients(module.net.dehazing))
@@ -216,6 +222,19 @@ def test_the_inner_branch_learns_depth_where_it_is_asked_to(fitted: Fit) -> None
         return float(mean_over(found - disparity, disparity > 0).detach())
 
     assert error(1.0) < 0.5 * error(0.0)
+
+
+def test_features_of_hazy_pictures_come_near_to_those_of_clear_ones_where_asked_to(fitted: Fit) -> None:
+    hazy, clear, disparity = batches(1)[0]
+
+    def error(features: float) -> float:
+        module = system(scheme="alone", features=features)
+        module.config = override(module.config, ["learning_rate=3e-3"])
+        fitted(module, [(hazy, clear, disparity)] * 10)
+        net = module.net.dehazing
+        return float(sum_of_l1(net.features(2 * hazy - 1), net.features(2 * clear - 1)).detach())
+
+    assert error(1.0) < 0.7 * error(0.0)
 
 
 def test_a_step_of_the_run_is_a_batch(fitted: Fit) -> None:
@@ -379,7 +398,7 @@ def test_wrong_settings_are_told_in_one_line(setting: str, said: str) -> None:
         override(RECIPES["dcmpnet_small"](), [setting])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 240
 
 
 def test_settings_of_the_two_tasks_survive_json() -> None:
