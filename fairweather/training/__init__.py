@@ -32,6 +32,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "dcmpnet_long": dcmpnet.dcmpnet_long,
     "dcmpnet_longer": dcmpnet.dcmpnet_longer,
     "dcmpnet_official": dcmpnet.dcmpnet_official,
+    "dcmpnet_outdoor": dcmpnet.dcmpnet_outdoor,
     "cleannet_small": nitedr.cleannet_small,
     "cleannet_official": nitedr.cleannet_official,
     "fusion_small": nitedr.fusion_small,
