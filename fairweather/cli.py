@@ -410,12 +410,18 @@ def models_convert(
         Path | None,
         typer.Option("-o", "--output", help="A .safetensors file; by default MODEL-TASK.safetensors, here."),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a checkpoint with several sets of weights; by default params_ema, else params."
+        ),
+    ] = None,
 ) -> None:
     """Make a file of ours, for --model and for training, of a checkpoint that the papers' authors publish."""
     from fairweather.converting import convert
     from fairweather.terminal import say
 
-    done = convert(model, checkpoints, output, task=task)
+    done = convert(model, checkpoints, output, task=task, part=part)
     use = f"{done.task} --model " if done.task else "train RECIPE --set init="
     say(
         f"{done.path}: {done.model}, {done.params / 1e6:.1f} M parameters, SHA-256 {done.sha256[:12]}; its authors' "

@@ -28,7 +28,12 @@ class Converted:
 
 
 def convert(
-    name: str, checkpoints: Sequence[Path], output: Path | None = None, *, task: str | None = None
+    name: str,
+    checkpoints: Sequence[Path],
+    output: Path | None = None,
+    *,
+    task: str | None = None,
+    part: str | None = None,
 ) -> Converted:
     """Write published weights as a .safetensors of ours, in float32 as they are.
 
@@ -39,6 +44,8 @@ def convert(
             such as DCMPNet's dehazing and depth files.
         output: ends in .safetensors; by default MODEL-TASK in the folder we are in. Overwritten.
         task: what the weights were trained for; needed where the network is for several.
+        part: which weights, where a checkpoint holds several: BasicSR's has averages, "params_ema", which are taken
+            by default, and "params". (The averages of the authors of ConStyle hold no statistics of batch norm.)
 
     Raises:
         UsageError: for a wrong name, task or ending. WeightsError: for a damaged checkpoint, or one that does not fit;
@@ -50,7 +57,8 @@ def convert(
         raise UsageError(f"{output}: expected a name that ends in .safetensors")
     if any(output.resolve() == file.resolve() for file in checkpoints):
         raise UsageError(f"{output} is one of the checkpoints; give it another name with -o")
-    net, arguments = published_network(name, _joined(checkpoints))
+    joined = _joined(checkpoints)
+    net, arguments = published_network(name, joined if part is None else _part(joined, part))
     metadata = {
         "model": name,
         "model_args": json.dumps(arguments),
@@ -85,3 +93,14 @@ def _joined(checkpoints: Sequence[Path]) -> dict[str, Any]:
             raise WeightsError(f"{file} holds {twice!r}, which the file before it held too; give one of them")
         joined |= found
     return joined
+
+
+def _part(checkpoint: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    parts = [name for name, held in checkpoint.items() if isinstance(held, Mapping)]
+    if part not in parts:
+        there = (
+            f"it has {', '.join(map(str, parts))}" if parts else "it is one set of weights; leave --part out"
+        )
+        raise WeightsError(f"the checkpoint has no part {part!r}; {there}")
+    held: Mapping[str, Any] = checkpoint[part]
+    return held

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fairweather.errors import WeightsError
 from fairweather.models.constyle import ConStyleUNet, published_unet
 from fairweather.models.folding import columns, dealt_out, pieces, shifted
 from fairweather.models.layers import LayerNorm2d, at_least_float32, pad_to_multiple
@@ -380,7 +381,16 @@ _PUBLISHED = {
 
 
 def published_restormer(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published plain Restormer by our names."""
+    """A published plain Restormer by our names.
+
+    Raises:
+        WeightsError: for norms without bias.
+    """
+    if "encoder_level1.0.norm1.body.weight" in state and "encoder_level1.0.norm1.body.bias" not in state:
+        raise WeightsError(
+            "the checkpoint's norms have no bias: a variant of Restormer that is not built here; take one whose norms "
+            "have it"
+        )
     return {_block(_rename(k)): v for k, v in state.items()}
 
 

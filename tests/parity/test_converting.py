@@ -103,6 +103,32 @@ def test_the_encoder_of_a_restorer_starts_a_training(
         fw.load("derain", model=done.path)
 
 
+def test_a_part_of_a_checkpoint_can_be_chosen(uformer: dict[str, Tensor], tmp_path: Path) -> None:
+    raw = {k: torch.zeros_like(v) for k, v in uformer.items()}
+    torch.save({"params": raw, "params_ema": uformer}, tmp_path / "both.pth")
+    held = {}
+    for part in (None, "params_ema", "params"):
+        output = tmp_path / f"{part}.safetensors"
+        convert("constyle_uformer", [tmp_path / "both.pth"], output, task="derain", part=part)
+        held[part] = read_weights(output)[0]
+    assert held[None].keys() == held["params"].keys()
+    assert all(torch.equal(held[None][k], held["params_ema"][k]) for k in held[None])
+    assert not any(v.any() for v in held["params"].values())
+    with pytest.raises(WeightsError, match="no part 'ema'; it has params, params_ema"):
+        convert(
+            "constyle_uformer", [tmp_path / "both.pth"], tmp_path / "o.safetensors", task="derain", part="ema"
+        )
+    torch.save(uformer, tmp_path / "one.pth")
+    with pytest.raises(WeightsError, match="no part 'params'; it is one set of weights; leave --part out"):
+        convert(
+            "constyle_uformer",
+            [tmp_path / "one.pth"],
+            tmp_path / "o.safetensors",
+            task="derain",
+            part="params",
+        )
+
+
 @pytest.mark.parametrize("prefix", ["encoder_q.", "ConStyle.encoder_q."])
 def test_an_encoder_of_the_second_constyle_comes_without_its_classifier(prefix: str, tmp_path: Path) -> None:
     encoder = ConStyle()

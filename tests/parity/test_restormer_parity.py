@@ -5,12 +5,15 @@ Stored outputs keep every third row and column, at the padded size; inner values
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from cases import off, published, stored
 from torch import Tensor
 
 import fairweather as fw
+from fairweather.errors import WeightsError
 from fairweather.models.restormer import published_constyle_restormer
 
 TOLERANCE = 1e-4
@@ -103,3 +106,11 @@ def test_training_time_parts_of_a_checkpoint_are_dropped() -> None:
     dropped = ("ConStyle.queue", "ConStyle.queue_ptr", "ConStyle.encoder_k.stage1.0.0.weight")
     state = dict.fromkeys((*kept, *dropped), torch.zeros(1))
     assert set(published_constyle_restormer(state)) == set(kept.values())
+
+
+def test_norms_without_bias_are_named() -> None:
+    state = {k: v for k, v in published("plain_restormer").items() if not re.search(r"norm\d\.body\.bias", k)}
+    with pytest.raises(
+        WeightsError, match="norms have no bias: a variant of Restormer that is not built here"
+    ):
+        fw.from_published("restormer", state)
