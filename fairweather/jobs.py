@@ -136,8 +136,11 @@ class Outcome:
             clean, share_of_infrared = step_files(self.job.target)
             written = [clean] if r.infrared_share is None else [clean, share_of_infrared]
             beside += f", steps {' and '.join(file.name for file in written)}"
-        found = f"{told(r.findings)}: {done_about(r.findings, r.steps)}; " if r.findings else ""
-        if r.task == "night":  # what became of the infrared picture is part of the result
+        found = "left as it was; " if r.unchanged else ""
+        if r.findings:
+            in_vain = ", which changed nothing" if r.unchanged and r.steps else ""
+            found = f"{told(r.findings)}: {done_about(r.findings, r.steps)}{in_vain}; "
+        elif r.task == "night":  # what became of the infrared picture is part of the result
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
         where = told_place(r.device, r.backend)
@@ -175,6 +178,7 @@ class Outcome:
                 "precision": r.precision,
                 "tiles": r.tiles,
                 "seconds": round(r.seconds, 3),
+                "unchanged": r.unchanged,
                 "warnings": list(r.warnings),
             }
             if r.bf16_psnr is not None:

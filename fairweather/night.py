@@ -173,6 +173,7 @@ class NightRestorer:
             tiles=cleaned.tiles,
             seconds=time.perf_counter() - start,
             bf16_psnr=notes.bf16_psnr,
+            unchanged=cleaned.unchanged and share is None,
             warnings=tuple(notes.warnings),
         )
 

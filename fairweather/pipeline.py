@@ -82,6 +82,8 @@ class Result:
     """Decibels (peak 1) from fp32 to bf16, as measured on a tile, the least of all sizes of tiles; under 45 such tiles
     were computed in fp32. None if they were not compared: fp32 was asked for, nothing was done, the tiles are flat, or
     bf16 gave values that are not finite."""
+    unchanged: bool = False
+    """Whether it is what went in, as far as a file of as many bits can tell; False for a batch."""
     warnings: tuple[str, ...] = ()
     findings: Mapping[str, float] | None = None
     """What ails the picture that went in, with probabilities; from an `AutoRestorer` alone."""
@@ -190,6 +192,7 @@ class Restorer:
                 image=torch.stack([r.image for r in done]),
                 depth=torch.stack(depths) if depths else None,
                 picture=None,
+                unchanged=False,
                 tiles=sum(r.tiles for r in done),
                 seconds=sum(r.seconds for r in done),
                 bf16_psnr=notes.bf16_psnr,
@@ -217,6 +220,7 @@ class Restorer:
             tiles=tiles,
             seconds=seconds,
             bf16_psnr=notes.bf16_psnr,
+            unchanged=after is picture or are_equal(picture, pixels),
             warnings=tuple(notes.warnings),
         )
 
@@ -492,12 +496,16 @@ def to_picture(image: Image) -> Picture:
 
 def with_pixels(picture: Picture, pixels: Float[Tensor, "3 h w"]) -> Picture:
     """The picture with other pixels; itself if its lossy file could not hold the difference, which is then kept."""
-    if picture.encoded is not None:
-        step = 1 / (2**picture.bits - 1)
-        pairs = zip(picture.pixels, pixels, strict=True)  # plane by plane, for less memory
-        if all(float((before - after).abs().amax()) < step / 2 for before, after in pairs):
-            return picture
+    if picture.encoded is not None and are_equal(picture, pixels):
+        return picture
     return dataclasses.replace(picture, pixels=pixels)
+
+
+def are_equal(picture: Picture, pixels: Float[Tensor, "3 h w"]) -> bool:
+    """Whether no pixel is as much as half a step of the picture's bits from the picture's own."""
+    step = 1 / (2**picture.bits - 1)
+    pairs = zip(picture.pixels, pixels, strict=True)  # plane by plane, for less memory
+    return all(float((before - after).abs().amax()) < step / 2 for before, after in pairs)
 
 
 def like(image: Image, restored: Picture) -> Image:

@@ -603,10 +603,25 @@ def test_an_outcome_as_a_record() -> None:
         "precision": "fp32",
         "tiles": 1,
         "seconds": good["seconds"],
+        "unchanged": False,
         "warnings": [],
     }
     assert set(bad) == {"input", "output", "status", "message"}
     assert bad["status"] == "failed"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_that_was_left_as_it_was_is_told(name: str) -> None:
+    save(name)
+    same = Restorer(
+        nn.Identity(), model="nafnet_tiny", task="derain", sha256="", device="cpu", precision="fp32"
+    )
+    (outcome,) = run(plan([name], task="derain"), same)
+    assert outcome.as_dict()["unchanged"]
+    assert (
+        f"{name} -> {Path(name).stem}.derained{Path(name).suffix} (left as it was; nafnet_tiny on"
+        in outcome.line()
+    )
 
 
 def test_how_far_bf16_is_from_fp32_is_told() -> None:
