@@ -101,10 +101,6 @@ class WindowAttention(nn.Module):
         """A map, mirrored at its sides, cut into windows of n places."""
         (b, c, h, w), s, k = x.shape, self.shift, self.window
         rows, columns = self._number(h), self._number(w)
-        if max(s, columns * k - s - w) >= w or max(s, rows * k - s - h) >= h:
-            raise ValueError(
-                f"a map of {h}x{w} is too small for windows of {k}x{k}; give it {k - 1} or more a side"
-            )
         x = F.pad(x, (s, columns * k - s - w, s, rows * k - s - h), mode="reflect")
         parts = x.permute(0, 2, 3, 1).reshape(b, rows, k, columns, k, c).transpose(2, 3)
         return parts.reshape(b * rows * columns, k * k, c)
