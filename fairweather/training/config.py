@@ -51,7 +51,7 @@ class TwoTasks:
     else without."""
     inner_depth: float = 0.0
     """Factor of the depth error of the branch inside the dehazing network (ours); 0 leaves it unsupervised."""
-    inner_from_depth: bool = False
+    inner_init: bool = False
     """Whether that branch starts with the weights of the depth network in `init`, which has the same layers (ours)."""
     features: float = 0.0
     """Factor of the L1 between the U-Net's features of the hazy and of the clear picture, the latter without gradient

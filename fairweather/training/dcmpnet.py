@@ -65,7 +65,7 @@ class TwoTaskTraining(Restoration):
             raise UsageError(
                 "two_tasks.inner_depth teaches the depth branch and model_args leaves it out; set it to 0"
             )
-        if tasks.inner_from_depth:
+        if tasks.inner_init:
             _start_branch(net, config)
         if net.dehazing.reconstruction != "scattering" and (tasks.departure or tasks.restraint != 1):
             raise UsageError(
@@ -192,7 +192,7 @@ def _start_branch(net: DCMPNet, config: TrainConfig) -> None:
     """Give the depth branch inside the dehazing network the weights of the depth network."""
     if config.init is None or net.depth_network is None or net.dehazing.depth_branch is None:
         raise UsageError(
-            "two_tasks.inner_from_depth starts the depth branch from a trained depth network: set init to weights that "
+            "two_tasks.inner_init starts the depth branch from a trained depth network: set init to weights that "
             "have one, and leave out neither by model_args"
         )
     net.dehazing.depth_branch.load_state_dict(net.depth_network.state_dict())

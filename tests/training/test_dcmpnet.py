@@ -314,7 +314,7 @@ def test_a_depth_branch_that_is_not_there_cannot_be_taught() -> None:
 
 
 def test_the_inner_branch_can_start_from_a_trained_depth_network(tmp_path: Path) -> None:
-    config = dataclasses.replace(configured(inner_from_depth=True), init=tmp_path / "trained.safetensors")
+    config = dataclasses.replace(configured(inner_init=True), init=tmp_path / "trained.safetensors")
     net = create_model(config.model, **config.model_args).train()
     inner, outer = net.dehazing.depth_branch, net.depth_network
     assert not torch.equal(inner.final.weight, outer.final.weight)
@@ -329,10 +329,10 @@ def test_the_inner_branch_can_start_from_a_trained_depth_network(tmp_path: Path)
 def test_the_inner_branch_starts_from_nothing_untrained(missing: str, tmp_path: Path) -> None:
     left_out = {missing: False} if missing != "init" else {}
     scheme = "alone" if missing == "depth_network" else "paper"
-    config = configured(model_args=SMALL | left_out, inner_from_depth=True, scheme=scheme)
+    config = configured(model_args=SMALL | left_out, inner_init=True, scheme=scheme)
     if missing != "init":
         config = dataclasses.replace(config, init=tmp_path / "trained.safetensors")
-    with pytest.raises(UsageError, match=r"two_tasks\.inner_from_depth .* set init to weights that have one"):
+    with pytest.raises(UsageError, match=r"two_tasks\.inner_init .* set init to weights that have one"):
         TwoTaskTraining(create_model(config.model, **config.model_args).train(), config)
 
 
@@ -398,7 +398,7 @@ def test_wrong_settings_are_told_in_one_line(setting: str, said: str) -> None:
         override(RECIPES["dcmpnet_small"](), [setting])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 240
+    assert len(str(caught.value)) < 200
 
 
 def test_settings_of_the_two_tasks_survive_json() -> None:
