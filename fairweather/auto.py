@@ -26,6 +26,7 @@ from fairweather.pipeline import (
     Image,
     Restorer,
     Result,
+    are_equal,
     check_strength,
     check_tile,
     like,
@@ -175,7 +176,7 @@ class AutoRestorer:
         for task in steps:  # loading does not count
             self.restorer(task)
         start += time.perf_counter() - judged
-        unchanged, after, tiles, backend = True, picture, 1, self.backend if self.by_evidence else "torch"
+        after, tiles, backend = picture, 1, self.backend if self.by_evidence else "torch"
         notes = Notes()
         for number, task in enumerate(steps):
             done = self.restorer(task).restore(
@@ -185,7 +186,6 @@ class AutoRestorer:
                 progress=progress and _of_several(progress, number, len(steps)),
             )
             after, tiles, backend = done.image, max(tiles, done.tiles), done.backend
-            unchanged &= done.unchanged
             notes.add(done.warnings, done.bf16_psnr)
         if after is not picture and strength != 1:
             after = with_pixels(picture, torch.lerp(picture.pixels, after.pixels, strength).clamp(0, 1))
@@ -203,7 +203,7 @@ class AutoRestorer:
             tiles=tiles,
             seconds=time.perf_counter() - start,
             bf16_psnr=notes.bf16_psnr,
-            unchanged=unchanged,
+            unchanged=are_equal(picture, after.pixels),
             warnings=tuple(notes.warnings),
         )
 

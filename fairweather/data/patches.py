@@ -24,7 +24,6 @@ from fairweather.data.depth import Scene, Teacher, disparity_target, find_scenes
 from fairweather.data.make import mapped_pixels
 from fairweather.data.pairs import (
     RESIDE_BORDER,
-    RESIDE_SIZES,
     Pair,
     clear_pictures,
     complete_pairs,
@@ -373,8 +372,8 @@ def _bordered(item: Item) -> str:
     """What is done to a target of RESIDE's, if this is one."""
     if not isinstance(item, Pair):
         return ""
-    degraded, target = (_pixels(path).shape for path in (item.degraded, item.target))
-    if ((degraded[2], degraded[1]), (target[2], target[1])) != RESIDE_SIZES:
+    degraded, target = (_pixels(path) for path in (item.degraded, item.target))
+    if cropped(target, (degraded.shape[2], degraded.shape[1])) is target:
         return ""
     return f"; clear pictures of 640x480 lose RESIDE's border of {RESIDE_BORDER} pixels"
 

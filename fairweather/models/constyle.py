@@ -260,8 +260,9 @@ _EARLIER = {
     "fusion.weight": "fusion.mix.weight",
 }
 """What fairweather 0.1 called the tensors of a `GatedFusion`."""
-_TRAINING_ONLY = ("ConStyle.encoder_k.", "ConStyle.encoder_q.classifier.", "ConStyle.queue")
-"""The classifier is ConStyle v2's."""
+_CLASSIFIER = "encoder_q.classifier."
+"""ConStyle v2's, which only training needs, as what follows."""
+_TRAINING_ONLY = ("ConStyle.encoder_k.", f"ConStyle.{_CLASSIFIER}", "ConStyle.queue")
 
 
 def by_todays_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -273,8 +274,8 @@ def by_todays_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def published_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """ConStyle's encoder out of a published ConStyle of either version (`encoder_q.*`), or out of a restorer."""
-    whole = {f"ConStyle.{k.removeprefix('ConStyle.')}": v for k, v in state.items()}
-    alone = {k.removeprefix("ConStyle."): v for k, v in whole.items() if not k.startswith(_TRAINING_ONLY)}
+    alone = {k.removeprefix("ConStyle."): v for k, v in state.items()}
+    alone = {k: v for k, v in alone.items() if not k.startswith(_CLASSIFIER)}
     return {k.removeprefix("encoder_q."): v for k, v in alone.items() if k.startswith("encoder_q.")}
 
 
