@@ -342,6 +342,18 @@ def denoise_finish() -> TrainConfig:
     )
 
 
+def denoise_longer() -> TrainConfig:
+    """Seventh stage of denoise_small: as the sixth, for longer."""
+    return dataclasses.replace(
+        denoise_finish(),
+        recipe="denoise_longer",
+        init=Path("runs/denoise_finish/weights.safetensors"),
+        steps=13_000,
+        progressive=(Stage(9200, 96, 16), Stage(11_800, 128, 10)),
+        seed=6,
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
