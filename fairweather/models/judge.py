@@ -2,8 +2,8 @@
 
 One small ConStyle encoder (IRConStyle, arXiv 2402.15784) looks at a reduced copy of the whole picture, for what fills
 the scene, another at the fine structure of pieces at full size, for what is in the pixels; a linear layer on their
-vectors judges by looks. That is weighed with what two restorers would change in the picture (`models/evidence.py`). The
-paper's encoder only guides a restorer: the judgement is ours.
+vectors judges by looks. That is weighed with what two restorers would change in the picture (`models/evidence.py`), and
+said as surely as held-back pictures bear out. The paper's encoder only guides a restorer: the judgement is ours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ class Judge(nn.Module):
         self.far, self.near = ConStyle(far), ConStyle(near)
         self.head = nn.Linear(2 * 128, len(FINDINGS))
         self.weigher = Weigher(len(FINDINGS) + EVIDENCE, len(FINDINGS) - 1)
+        self.register_buffer("temperature", torch.ones(len(FINDINGS)))
 
     def forward(self, x: Float[Tensor, "b 3 h w"], *, whole: int = WHOLE) -> Float[Tensor, "b findings"]:
         """By looks alone; `weigh` adds the evidence."""
@@ -64,7 +66,25 @@ class Judge(nn.Module):
     ) -> Float[Tensor, "b findings"]:
         """The logits by looks, in the light of what `evidence.evidence` found; haze by looks alone."""
         others: Tensor = self.weigher(torch.cat((looks, evidence), dim=1))
-        return torch.cat((looks[:, :1], others), dim=1)
+        return torch.cat((looks[:, :1], others), dim=1) / self.get_buffer("temperature")
+
+    @torch.no_grad()
+    def calibrate(self, logits: Float[Tensor, "n findings"], findings: Float[Tensor, "n findings"]) -> None:
+        """Take the temperature of each finding, 0.5 to 2, that makes what was said of held-back pictures fit best.
+
+        Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2), one
+        temperature for each finding. It makes probabilities more or less sure, and puts none on the other side of 0.5.
+
+        Args:
+            logits: of `weigh`, at a temperature of 1.
+            findings: in [0, 1].
+        """
+        temperatures = torch.logspace(-1, 1, 61, base=2, device=logits.device)
+        losses = [
+            F.binary_cross_entropy_with_logits(logits / t, findings, reduction="none").mean(dim=0)
+            for t in temperatures
+        ]
+        self.get_buffer("temperature").copy_(temperatures[torch.stack(losses).argmin(dim=0)])
 
 
 class Weigher(nn.Module):

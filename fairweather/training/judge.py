@@ -120,6 +120,7 @@ class WeighingTraining(JudgeTraining):
         super().__init__(net, config)
         self.net.requires_grad_(False)
         self.net.weigher.requires_grad_(True)
+        self.net.get_buffer("temperature").fill_(1)  # `init` may be calibrated
 
     def gathered(
         self, patches: Dataset[Any], held_back: Dataset[Any], run: Path
@@ -139,14 +140,28 @@ class WeighingTraining(JudgeTraining):
         looks, evidence, findings = batch
         return self._loss(self.net.weigh(looks, evidence), findings)
 
+    @property
+    def _averaged(self) -> Judge:
+        judge = self.average.module
+        assert isinstance(judge, Judge)
+        return judge
+
+    def on_validation_epoch_start(self) -> None:
+        self._averaged.get_buffer("temperature").fill_(1)
+        self._said: list[tuple[Tensor, Tensor]] = []
+
     def validation_step(self, batch: Sequence[Tensor], _: int) -> None:
         """As `JudgeTraining` does."""
         looks, evidence, findings = batch
         with torch.autocast(self.device.type, enabled=False):
-            judge = self.average.module
-            assert isinstance(judge, Judge)
-            logits = judge.weigh(looks, evidence)
+            logits = self._averaged.weigh(looks, evidence)
+        self._said.append((logits, findings))
         self._score(logits, findings)
+
+    def on_validation_epoch_end(self) -> None:
+        """The average is calibrated for the checkpoint that comes now; the next step takes its buffers back."""
+        logits, findings = zip(*self._said, strict=True)
+        self._averaged.calibrate(torch.cat(logits), torch.cat(findings))
 
 
 KEEP_EVERY = 100

@@ -15,7 +15,7 @@ from fairweather.models.evidence import EVIDENCE
 from fairweather.models.judge import FINDINGS, Judge, Weigher
 from fairweather.training import RECIPES, judge
 from fairweather.training.config import override
-from fairweather.training.judge import Gathered, gather
+from fairweather.training.judge import Gathered, WeighingTraining, gather
 
 
 class Pictures(Dataset[Judged]):
@@ -73,6 +73,45 @@ def test_numbers_far_from_what_was_learnt_count_no_more_than_four_deviations() -
     far = 1 + 4 * 2**0.5
     assert not torch.equal(at(1.0), at(far))
     assert torch.equal(at(far + 0.1), at(1e6))
+
+
+def test_a_judge_that_is_too_sure_is_calibrated_and_decides_as_before() -> None:
+    judge = Judge(far=2, near=2)
+    generator = torch.Generator().manual_seed(0)
+    fair = 2 * torch.randn(4000, len(FINDINGS), generator=generator)
+    findings = (torch.rand(fair.shape, generator=generator) < fair.sigmoid()).float()
+    too_sure = fair * torch.tensor([1.0, 1.5, 1 / 1.5, 1.2, 8])  # of the last, more than is put right
+    judge.calibrate(too_sure, findings)
+    assert torch.allclose(judge.temperature, torch.tensor([1, 1.5, 1 / 1.5, 1.2, 2]), rtol=0.06)
+    looks, evidence = torch.randn(20, len(FINDINGS)), torch.randn(20, EVIDENCE)
+    judge.eval()
+    said = judge.weigh(looks, evidence)
+    judge.temperature.fill_(1)
+    plain = judge.weigh(looks, evidence)
+    assert torch.equal(said > 0, plain > 0)
+    assert not torch.allclose(said, plain)
+
+
+def test_the_average_is_calibrated_on_what_is_held_back_and_chosen_by_what_it_said_before() -> None:
+    net = Judge(far=2, near=2)
+    net.temperature.fill_(2)  # as of weights that were calibrated
+    training = WeighingTraining(net, RECIPES["judge_evidence"]()).eval()
+    scores: dict[str, list[Tensor]] = {}
+    training.log = lambda name, value, **_: scores.setdefault(name, []).append(value)  # type: ignore[method-assign]
+    generator = torch.Generator().manual_seed(0)
+    looks = 4 * torch.randn(60, 1, len(FINDINGS), generator=generator)
+    findings = (torch.rand(looks.shape, generator=generator) < (looks / 2).sigmoid()).float()
+    evidence = torch.zeros(60, 1, EVIDENCE)
+    for _ in range(2):  # the second time it has a temperature of its own
+        training.on_validation_epoch_start()
+        for batch in zip(looks, evidence, findings, strict=True):
+            training.validation_step(batch, 0)
+        training.on_validation_epoch_end()
+    first, second = torch.stack(scores["val/score"]).view(2, 60)
+    assert torch.equal(first, second)
+    averaged = training.average.module.temperature
+    assert 1.5 < float(averaged[0]) <= 2  # haze by looks, which are twice too sure
+    assert float(net.temperature[0]) == 1  # what is trained
 
 
 @pytest.mark.parametrize("settings", [["task=denoise", "model=nafnet_tiny"], ["devices=2"]])
