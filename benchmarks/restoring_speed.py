@@ -26,14 +26,14 @@ def measure(task: str, precision: Precision, keep: bool) -> float:
     import torch
 
     import fairweather as fw
-    from fairweather.bench import shades
+    from fairweather.bench import veiled_shades
     from fairweather.runtime import keep_memory
 
     torch.set_num_threads(1)
     if keep:
         keep_memory()
     restorer = fw.load(task, precision=precision)
-    picture = shades(1024)
+    picture = veiled_shades(1024)
     return statistics.median([restorer.restore(picture).seconds for _ in range(4)][1:])
 
 

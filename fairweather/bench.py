@@ -18,7 +18,7 @@ from torch import Tensor
 from fairweather.backends import backend_of, installed
 from fairweather.errors import UsageError
 from fairweather.loading import load
-from fairweather.pipeline import Restorer
+from fairweather.pipeline import Restorer, Result
 from fairweather.runtime import in_turn
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
@@ -39,14 +39,16 @@ class Measured:
     seconds: float
     ratio: float
     """How many times as fast as torch in fp32 it is, at the same size and in the same run."""
+    bf16_psnr: float | None
+    """As of `Result`; below `backends.ENOUGH`, fp32 is what was measured."""
 
 
-def shades(side: int) -> Float[Tensor, "3 side side"]:
-    """A picture to measure with: light and shade, and noise; of noise alone nothing would be left to compare."""
+def veiled_shades(side: int) -> Float[Tensor, "3 side side"]:
+    """A picture to measure with, in which every restorer finds something to do: light and shade, a veil, and noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 8, 8, generator=generator)
     smooth = F.interpolate(coarse, (side, side), mode="bilinear")[0]
-    return (smooth + torch.randn(smooth.shape, generator=generator) * 0.05).clamp(0, 1)
+    return (0.45 + 0.5 * smooth + torch.randn(smooth.shape, generator=generator) * 0.05).clamp(0, 1)
 
 
 def bench(
@@ -86,12 +88,18 @@ def bench(
                 raise UsageError(f"{name} is several networks; measure those that it uses, such as derain")
             restorers[f"{name} {backend} {precision}"] = restorer
     for side in sides:
-        picture = shades(side)
+        picture = veiled_shades(side)
+        results: dict[str, Result] = {}
 
-        def restoring(restorer: Restorer, picture: Tensor = picture) -> Callable[[], object]:
-            return lambda: restorer.restore(picture, depth=False)
+        def restoring(
+            name: str, picture: Tensor = picture, results: dict[str, Result] = results
+        ) -> Callable[[], None]:
+            def restore() -> None:
+                results[name] = restorers[name].restore(picture, depth=False)
 
-        found = in_turn({name: restoring(restorer) for name, restorer in restorers.items()}, rounds)
+            return restore
+
+        found = in_turn({name: restoring(name) for name in restorers}, rounds)
         for name, seconds in found.items():
             restorer = restorers[name]
             yield Measured(
@@ -104,4 +112,5 @@ def bench(
                 threads=torch.get_num_threads(),
                 seconds=seconds,
                 ratio=found[f"{task} torch fp32"] / seconds,
+                bf16_psnr=results[name].bf16_psnr,
             )

@@ -7,6 +7,7 @@ pictures failed, 2 wrong usage, 3 weights or network missing, 4 not enough memor
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import re
 import sys
@@ -684,11 +685,13 @@ def bench(
     """Measure the back ends and precisions side by side on this machine, in turn; medians."""
     import dataclasses
 
+    from fairweather.backends import ENOUGH
     from fairweather.bench import bench as run
     from fairweather.runtime import keep_memory, processor
     from fairweather.terminal import print_json, say
 
     keep_memory()
+    logging.getLogger("fairweather.backends").setLevel(logging.ERROR)  # how far bf16 is off stands in its row
     last = 0
     for m in run(task, files=file or (), sides=side or (512, 1024), rounds=rounds, tell=say):
         if as_json:
@@ -700,7 +703,10 @@ def bench(
                 f"{m.task} ({m.model}, weights {m.weights_sha256[:12]}), {m.side}x{m.side}, {threads}, {processor()}"
             )
         last = m.side
-        print(f"  {m.backend:9} {m.precision:9}  {m.seconds:8.3f} s  {m.ratio:5.2f}x")
+        told = "" if m.bf16_psnr is None else f"  {m.bf16_psnr:.1f} dB from fp32"
+        if m.bf16_psnr is not None and m.bf16_psnr < ENOUGH:
+            told += ", too far: computed in fp32"
+        print(f"  {m.backend:9} {m.precision:9}  {m.seconds:8.3f} s  {m.ratio:5.2f}x{told}")
 
 
 @app.command()

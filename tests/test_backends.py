@@ -624,6 +624,16 @@ def test_a_black_tile_says_nothing_about_bf16() -> None:
     assert notes == Notes()
 
 
+def test_a_picture_that_is_left_alone_says_nothing_about_bf16() -> None:
+    computation = Computation(model="m", precision="bf16")
+    notes = Notes()
+    for difference in (0.1, 0.0):  # the second: a back end that knows no bf16
+        y = computation.run(off_by(difference, []), (8, 8), notes=notes, seen=lambda y: noise(1, 3, 8, 8))
+        assert torch.equal(y, noise(1, 3, 8, 8))
+        assert bool(computation.measured) == (difference == 0)
+    assert notes == Notes(bf16_psnr=100)
+
+
 def test_what_a_result_means_decides_how_far_bf16_is_off() -> None:
     computation = Computation(model="m", precision="bf16")
     computation.run(

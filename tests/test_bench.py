@@ -8,6 +8,7 @@ import pytest
 from tiny import saved
 
 import fairweather as fw
+from fairweather.backends import BEST, ENOUGH
 from fairweather.bench import bench
 from fairweather.errors import UsageError
 from fairweather.runtime import in_turn
@@ -26,6 +27,9 @@ def test_every_back_end_is_compared_with_torch(monkeypatch: pytest.MonkeyPatch) 
     assert (first.backend, first.precision, first.ratio) == ("torch", "fp32", 1.0)
     assert (second.precision, second.side) == ("bf16", 64)
     assert second.ratio == pytest.approx(first.seconds / second.seconds)
+    assert first.bf16_psnr is None
+    assert second.bf16_psnr is not None  # the picture is not left alone
+    assert ENOUGH < second.bf16_psnr < BEST
 
 
 def test_an_exported_file_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -912,3 +913,21 @@ def test_a_budget_that_is_too_small_says_what_would_do(fairweather: Run) -> None
     assert "--memory-budget of 10MB is too small: the least that would do is" in ended.err
     assert not Path("a.denoised.png").exists()
     assert fairweather("denoise", "a.png", "--memory-budget", "20GB").code == 0
+
+
+def test_bench_says_how_far_bf16_is_from_fp32_and_where_it_is_too_far(
+    fairweather: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairweather.bench.installed", lambda precision: ["torch"])
+    command = "bench", "dehaze", "--side", "64", "--rounds", "1"
+    try:
+        head, full, half = fairweather(*command).out.splitlines()
+        assert "64x64" in head
+        assert re.fullmatch(r"  torch     fp32 .* s   1\.00x", full)
+        assert re.fullmatch(r"  torch     bf16 .*x  \d\d\.\d dB from fp32", half)
+        monkeypatch.setattr("fairweather.backends.ENOUGH", 99)
+        ended = fairweather(*command)
+        assert ended.out.splitlines()[2].endswith(" dB from fp32, too far: computed in fp32")
+        assert not ended.err  # it is said once
+    finally:
+        logging.getLogger("fairweather.backends").setLevel(logging.NOTSET)
