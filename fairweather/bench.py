@@ -86,7 +86,8 @@ def bench(
             restorer = load(name, backend=backend, precision=precision, device="cpu", tell=tell)
             if not isinstance(restorer, Restorer):
                 raise UsageError(f"{name} is several networks; measure those that it uses, such as derain")
-            restorers[f"{name} {backend} {precision}"] = restorer
+            if restorer.precision.endswith(precision):  # else fp32 takes its place
+                restorers[f"{name} {backend} {precision}"] = restorer
     for side in sides:
         picture = veiled_shades(side)
         results: dict[str, Result] = {}

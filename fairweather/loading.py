@@ -23,6 +23,7 @@ from fairweather.exporting import (
     facts_of,
     machine,
     tensor_function,
+    trusts_bf16,
     warm_up,
     write_exported,
 )
@@ -134,7 +135,7 @@ def load(
     def how(net: nn.Module, model: str, task: str) -> _How:
         facts = facts_of(net, model=model, task=task, sha256=digest)
         exported = exported_for(net, facts, backend, precision=precise, device=device, tell=tell)
-        return _how(facts, exported, device=device, precision=precise)
+        return _how(facts, exported, device=device, precision=precise, tell=tell)
 
     if isinstance(net, NiteDR):
         cleannet = model_name.replace("nitedr", "cleannet")
@@ -186,8 +187,13 @@ class _How(TypedDict):
     measured: MutableMapping[str, float] | None
 
 
-def _how(facts: Facts, exported: Exported | None, *, device: str, precision: str) -> _How:
+def _how(
+    facts: Facts, exported: Exported | None, *, device: str, precision: str, tell: Callable[[str], None]
+) -> _How:
     measured = None
+    if precision == "bf16" and exported and not trusts_bf16(exported.backend, facts.model):
+        tell(f"{facts.model}: {exported.backend} is too far from fp32 in bf16; computed in fp32")
+        precision = "fp32"
     if exported and memory_is_limited():
         warm_up(exported, half=precision == "bf16")
     if precision == "bf16" and facts.sha256:
@@ -219,7 +225,7 @@ def _from_exported(
         raise WeightsError(f"{path} is of {facts.model!r}, which this version of fairweather does not know")
     if task not in ("default", facts.task):
         raise UsageError(f"{path} was trained to {facts.task}, not to {task}")
-    how = _how(facts, exported, device=device, precision=precise)
+    how = _how(facts, exported, device=device, precision=precise, tell=tell)
     if facts.inputs == ("visible",):
         return Restorer(None, task=facts.task, **how)
     usual = load("derain", device=device, precision=precision, backend=exported.backend, tell=tell)

@@ -660,6 +660,21 @@ def test_bf16_is_measured_once_and_the_figure_kept(
     assert torch.allclose(result.image, exact, atol=0.05)
 
 
+def test_haze_is_found_in_fp32_where_bf16_differs_from_picture_to_picture(
+    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not exporting.trusts_bf16("openvino", "dcmpnet_small")
+    assert exporting.trusts_bf16("torch", "dcmpnet_small")
+    assert exporting.trusts_bf16("openvino", "nafnet_small")
+    monkeypatch.setattr("fairweather.loading.trusts_bf16", lambda backend, model: backend == "torch")
+    told: list[str] = []
+    restorer = fw.load(str(weights), backend="openvino", precision="bf16", tell=told.append)
+    assert restorer.precision == "fp32"
+    assert told[-1] == "nafnet_tiny: openvino is too far from fp32 in bf16; computed in fp32"
+    assert restorer.restore(noise(3, 64, 80)).bf16_psnr is None
+    assert fw.load(str(weights), precision="bf16", tell=told.append).precision == "bf16"
+
+
 # Choosing --------------------------------------------------------------------------------------------------------
 
 
