@@ -358,7 +358,8 @@ class Notes:
 class Computation:
     """Runs tiles in the precision asked for; bf16 only where it was measured to be near fp32. Thread-safe.
 
-    For the first tile of each size class both are computed.
+    For the first tile of each size class both are computed. Until one comes that is not flat and not left as it was,
+    fp32 is: such tiles show nothing of what bf16 would do.
 
     Args:
         model: what computes, for messages.
@@ -379,6 +380,7 @@ class Computation:
         *,
         notes: Notes,
         seen: Callable[[Tensor], Tensor] = lambda y: y,
+        given: Tensor | None = None,
     ) -> Tensor:
         """What `forward` gives, all of it finite.
 
@@ -387,11 +389,12 @@ class Computation:
             size: height and width of the tile.
             notes: how far bf16 is from fp32 at this size, and what a user should know, are added.
             seen: the picture that comes of an output, where they differ.
+            given: the picture that went in, where the network may leave it as it is.
 
         Raises:
             FairweatherError: if a value is not finite in fp32 either.
         """
-        y = forward(False) if self.precision != "bf16" else self._half(forward, size, notes, seen)
+        y = forward(False) if self.precision != "bf16" else self._half(forward, size, notes, seen, given)
         if not y.isfinite().all():
             raise FairweatherError(
                 f"{self.model} gave a value that is not finite for this picture; report it"
@@ -404,35 +407,34 @@ class Computation:
         size: tuple[int, int],
         notes: Notes,
         seen: Callable[[Tensor], Tensor],
+        given: Tensor | None,
     ) -> Tensor:
         key = size_class(*size)
         decibels = self.measured.get(key)
         notes.compared(decibels)
+        exact = None
+        if decibels is None:
+            exact = forward(False)
+            picture = seen(exact.float())
+            if picture.std() < FLAT or (given is not None and float(psnr(picture, given).mean()) >= BEST):
+                return exact
         if decibels is None or decibels >= ENOUGH:
             y = forward(True)
             if not y.isfinite().all():
                 notes.warn("bf16 gave a value that is not finite; computed again in fp32")
-                return forward(False)
-            if decibels is not None:
-                return y
-        exact = forward(False)
-        if decibels is None:
-            picture = seen(exact.float())
-            if picture.std() < FLAT:
-                return exact
+                return forward(False) if exact is None else exact
+        if exact is not None:
             decibels = min(float(psnr(seen(y.float()), picture).mean()), BEST)
-            if decibels == BEST and not torch.equal(y.float(), exact.float()):
-                return exact  # a picture without haze shows nothing of what either computed
             log.info("%s: bf16 is %.1f dB from fp32 at %d x %d pixels", self.model, decibels, *size)
             self.measured[key] = decibels
             notes.compared(decibels)
-            if decibels >= ENOUGH:
-                return y
+        if decibels is not None and decibels >= ENOUGH:
+            return y
         notes.warn(
             f"bf16 is {decibels:.1f} dB from fp32 for pictures of this size, less than {ENOUGH:.0f}; "
             "computed in fp32"
         )
-        return exact
+        return forward(False) if exact is None else exact
 
 
 def size_class(height: int, width: int) -> str:

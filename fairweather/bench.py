@@ -40,7 +40,7 @@ class Measured:
     ratio: float
     """How many times as fast as torch in fp32 it is, at the same size and in the same run."""
     bf16_psnr: float | None
-    """As of `Result`; below `backends.ENOUGH`, fp32 is what was measured."""
+    """As of `Result`, so perhaps of an earlier picture; below `backends.ENOUGH`, fp32 is what was measured."""
 
 
 def veiled_shades(side: int) -> Float[Tensor, "3 side side"]:
@@ -59,7 +59,7 @@ def bench(
     rounds: int = 5,
     tell: Callable[[str], None],
 ) -> Iterator[Measured]:
-    """Measure a task with every back end that is installed, in the precisions that it has.
+    """Measure a task with every back end that is installed, in the precisions that it has and that are near fp32.
 
     Args:
         task: one that restores by one network, such as "derain". files: exported ones to measure too, such as in int8.

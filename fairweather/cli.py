@@ -7,7 +7,6 @@ pictures failed, 2 wrong usage, 3 weights or network missing, 4 not enough memor
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import re
 import sys
@@ -691,7 +690,6 @@ def bench(
     from fairweather.terminal import print_json, say
 
     keep_memory()
-    logging.getLogger("fairweather.backends").setLevel(logging.ERROR)  # how far bf16 is off stands in its row
     last = 0
     for m in run(task, files=file or (), sides=side or (512, 1024), rounds=rounds, tell=say):
         if as_json:

@@ -403,8 +403,11 @@ def fastest(net: nn.Module, facts: Facts, *, precision: str, tell: Tell) -> str:
         seconds = _timed(net, facts, names, precision, tell)
         found["seconds"] = seconds
         found["backend"] = min(seconds, key=lambda name: seconds[name])
-        told = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
-        tell(f"{facts.model}: {told} for {TRIAL} x {TRIAL} pixels in {precision}; {found['backend']} it is")
+        told = ", ".join(
+            f"{name} {1000 * value:.0f} ms in {precision if trusts_bf16(name, facts.model) else 'fp32'}"
+            for name, value in seconds.items()
+        )
+        tell(f"{facts.model}: {told} for {TRIAL} x {TRIAL} pixels; {found['backend']} it is")
     return str(found["backend"])
 
 

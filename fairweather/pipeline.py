@@ -80,8 +80,8 @@ class Result:
     """From decoded pixels to restored pixels."""
     bf16_psnr: float | None = None
     """Decibels (peak 1) from fp32 to bf16, as measured on a tile, the least of all sizes of tiles; under 45 such tiles
-    were computed in fp32. None if they were not compared: fp32 was asked for, nothing was done, the tiles are flat, or
-    bf16 gave values that are not finite."""
+    were computed in fp32. None if they were not compared: fp32 was asked for, nothing was done, the tiles are flat or
+    were left as they are, or bf16 gave values that are not finite."""
     unchanged: bool = False
     """Whether it is what went in, as far as a file of as many bits can tell; False for a batch."""
     warnings: tuple[str, ...] = ()
@@ -378,6 +378,7 @@ class Restorer:
             (padded.shape[-2], padded.shape[-1]),
             notes=notes,
             seen=picture,
+            given=padded if MODELS[self.model].tiling == "reduced" else None,
         )
         return y[..., :height, :width].float().cpu()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -594,7 +595,7 @@ def test_bf16_is_used_where_it_is_near_fp32_and_measured_once_for_each_size() ->
     for _ in range(3):
         y = computation.run(off_by(0.001, calls), (8, 8), notes=notes)
         torch.testing.assert_close(y, noise(1, 3, 8, 8) + 0.001)
-    assert calls == [True, False, True, True]
+    assert calls == [False, True, True, True]
     assert computation.measured == {size_class(8, 8): pytest.approx(60, abs=0.1)}
     computation.run(off_by(0.001, calls), (64, 64), notes=notes)
     assert len(computation.measured) == 2
@@ -609,7 +610,7 @@ def test_bf16_that_is_far_from_fp32_is_replaced_and_told() -> None:
     for _ in range(2):
         y = computation.run(off_by(0.01, calls), (8, 8), notes=notes)
         assert torch.equal(y, noise(1, 3, 8, 8))
-    assert calls == [True, False, False]
+    assert calls == [False, True, False]
     assert notes.bf16_psnr == pytest.approx(40, abs=0.1)
     assert notes.warnings == [
         "bf16 is 40.0 dB from fp32 for pictures of this size, less than 45; computed in fp32"
@@ -625,13 +626,15 @@ def test_a_black_tile_says_nothing_about_bf16() -> None:
 
 
 def test_a_picture_that_is_left_alone_says_nothing_about_bf16() -> None:
-    computation = Computation(model="m", precision="bf16")
+    calls: list[bool] = []
     notes = Notes()
-    for difference in (0.1, 0.0):  # the second: a back end that knows no bf16
-        y = computation.run(off_by(difference, []), (8, 8), notes=notes, seen=lambda y: noise(1, 3, 8, 8))
-        assert torch.equal(y, noise(1, 3, 8, 8))
-        assert bool(computation.measured) == (difference == 0)
-    assert notes == Notes(bf16_psnr=100)
+    computation = Computation(model="m", precision="bf16")
+    for _ in range(2):
+        computation.run(off_by(0.1, calls), (8, 8), notes=notes, given=noise(1, 3, 8, 8))
+    assert calls == [False, False]
+    assert notes == Notes()
+    computation.run(off_by(0.001, calls), (8, 8), notes=notes, given=noise(1, 3, 8, 8) + 0.1)
+    assert computation.measured == {size_class(8, 8): pytest.approx(60, abs=0.1)}
 
 
 def test_what_a_result_means_decides_how_far_bf16_is_off() -> None:
@@ -678,11 +681,27 @@ def test_haze_is_found_in_fp32_where_bf16_differs_from_picture_to_picture(
 # Choosing --------------------------------------------------------------------------------------------------------
 
 
+def test_auto_times_in_fp32_what_would_not_compute_in_bf16(
+    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves: dict[str, set[bool]] = {}
+
+    def compute(forward: object, *_: Tensor, half: bool, device: str) -> None:
+        halves.setdefault(getattr(forward, "backend", "torch"), set()).add(half)
+
+    monkeypatch.setattr(exporting, "compute", compute)
+    monkeypatch.setattr(exporting, "trusts_bf16", lambda backend, model: backend == "torch")
+    told: list[str] = []
+    fw.load(str(weights), backend="auto", precision="bf16", tell=told.append)
+    assert halves == {"torch": {True}, "openvino": {False}}
+    assert any(re.search(r"torch \d+ ms in bf16, openvino \d+ ms in fp32 for", line) for line in told)
+
+
 def test_auto_times_what_is_installed_and_remembers(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     chosen = fw.load(str(weights), backend="auto", tell=told.append)
     assert told[0] == "nafnet_tiny: finding the fastest of torch, onnx, openvino, once on this machine"
-    assert told[-1].endswith(f"in fp32; {chosen.backend} it is")
+    assert told[-1].endswith(f" ms in fp32 for 256 x 256 pixels; {chosen.backend} it is")
     assert all(f"{name} " in told[-1] for name in ("torch", "onnx", "openvino"))
     monkeypatch.setattr(exporting, "_timed", refuse)
     assert fw.load(str(weights), backend="auto", tell=refuse).backend == chosen.backend

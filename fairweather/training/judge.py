@@ -113,7 +113,8 @@ class Gathered(Dataset[Seen]):
 class WeighingTraining(JudgeTraining):
     """The encoders are held: what weighs their logits and the evidence learns, from a number of patches.
 
-    Evidence takes up to half a second a picture, so it is gathered once, and kept in the run's folder.
+    Evidence takes up to half a second a picture, so it is gathered once, and kept in the run's folder. The average is
+    chosen by its cross entropy at a temperature of 1, and published with those that fit the held-back pictures.
     """
 
     def __init__(self, net: nn.Module, config: TrainConfig) -> None:

@@ -343,7 +343,7 @@ def denoise_finish() -> TrainConfig:
 
 
 def denoise_longer() -> TrainConfig:
-    """Seventh stage of denoise_small: as the sixth, for longer."""
+    """Seventh stage of denoise_small: as the sixth, for 13000 steps instead of 9000."""
     return dataclasses.replace(
         denoise_finish(),
         recipe="denoise_longer",
