@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 import fairweather as fw
 from fairweather import images, pipeline, weights
+from fairweather.backends import size_class
 from fairweather.errors import FairweatherError, OutOfMemoryError, PictureError, UsageError, WeightsError
 from fairweather.images import Picture
 from fairweather.loading import TASKS
@@ -531,17 +532,23 @@ def test_another_error_of_a_network_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_bf16_that_overflows_is_computed_again_in_fp32(bad: float, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_bf16_that_overflows_is_replaced_by_fp32(
+    bad: float, known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     precisions: list[bool] = []
 
     def overflowing(x: Tensor) -> Tensor:
         precisions.append(torch.is_autocast_enabled("cpu"))
         return x * bad if precisions[-1] else 1 - x
 
-    picture = torch.full((3, 4, 4), 0.25)
+    picture = torch.linspace(0.1, 0.8, 192).view(3, 8, 8)
+    restorer = restorer_of(overflowing, precision="bf16")
+    if known:
+        restorer.computation.measured[size_class(8, 8)] = 60
     with caplog.at_level(logging.WARNING, logger="fairweather"):
-        result = restorer_of(overflowing, precision="bf16").restore(picture)
-    assert precisions == [True, False]
+        result = restorer.restore(picture)
+    assert precisions == ([True, False] if known else [False, True])
     assert torch.equal(result.image, 1 - picture)
     assert "bf16" in caplog.text
     assert any("bf16" in warning for warning in result.warnings)
