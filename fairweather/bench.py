@@ -5,8 +5,9 @@ Machines drift, so all settings of a size are measured in turn and reported as r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -89,18 +90,7 @@ def bench(
             if restorer.precision.endswith(precision):  # else fp32 takes its place
                 restorers[f"{name} {backend} {precision}"] = restorer
     for side in sides:
-        picture = veiled_shades(side)
-        results: dict[str, Result] = {}
-
-        def restoring(
-            name: str, picture: Tensor = picture, results: dict[str, Result] = results
-        ) -> Callable[[], None]:
-            def restore() -> None:
-                results[name] = restorers[name].restore(picture, depth=False)
-
-            return restore
-
-        found = in_turn({name: restoring(name) for name in restorers}, rounds)
+        found, results = _restored_in_turn(restorers, veiled_shades(side), rounds)
         for name, seconds in found.items():
             restorer = restorers[name]
             yield Measured(
@@ -115,3 +105,15 @@ def bench(
                 ratio=found[f"{task} torch fp32"] / seconds,
                 bf16_psnr=results[name].bf16_psnr,
             )
+
+
+def _restored_in_turn(
+    restorers: Mapping[str, Restorer], picture: Tensor, rounds: int
+) -> tuple[dict[str, float], dict[str, Result]]:
+    """The median seconds of each, and its last result."""
+    results: dict[str, Result] = {}
+
+    def restore(name: str) -> None:
+        results[name] = restorers[name].restore(picture, depth=False)
+
+    return in_turn({name: partial(restore, name) for name in restorers}, rounds), results

@@ -701,9 +701,10 @@ def bench(
                 f"{m.task} ({m.model}, weights {m.weights_sha256[:12]}), {m.side}x{m.side}, {threads}, {processor()}"
             )
         last = m.side
-        told = "" if m.bf16_psnr is None else f"  {m.bf16_psnr:.1f} dB from fp32"
-        if m.bf16_psnr is not None and m.bf16_psnr < ENOUGH:
-            told += ", too far: computed in fp32"
+        told = ""
+        if m.bf16_psnr is not None:
+            told = f"  {m.bf16_psnr:.1f} dB from fp32"
+            told += ", too far: computed in fp32" if m.bf16_psnr < ENOUGH else ""
         print(f"  {m.backend:9} {m.precision:9}  {m.seconds:8.3f} s  {m.ratio:5.2f}x{told}")
 
 

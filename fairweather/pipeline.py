@@ -378,7 +378,7 @@ class Restorer:
             (padded.shape[-2], padded.shape[-1]),
             notes=notes,
             seen=picture,
-            given=padded if MODELS[self.model].tiling == "reduced" else None,
+            given=padded,
         )
         return y[..., :height, :width].float().cpu()
 
