@@ -107,6 +107,7 @@ class AutoRestorer:
 
     task = "auto"
     finds_depth = False
+    ensemble = 1
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fairweather.ensemble import ensembled
 from fairweather.errors import (
     BackendError,
     FairweatherError,
@@ -319,15 +320,17 @@ def _openvino(path: Path, threads: int) -> tuple[str, Run]:
 
 
 def compute(
-    forward: Callable[..., Tensor], *inputs: Float[Tensor, "b _ h w"], half: bool, device: str
+    forward: Callable[..., Tensor],
+    *inputs: Float[Tensor, "b _ h w"],
+    half: bool,
+    device: str,
+    ensemble: int = 1,
 ) -> Float[Tensor, "b _ h w"]:
-    """What a network in torch or an exported one gives, in bf16 or fp32."""
+    """What a network in torch or an exported one gives, in bf16 or fp32, on average over so many orientations."""
     if isinstance(forward, Exported):
-        found: Tensor = forward(*inputs, half=half)
-        return found
+        return ensembled(partial(forward, half=half), *inputs, count=ensemble)
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
-        y: Tensor = forward(*inputs)
-    return y
+        return ensembled(forward, *inputs, count=ensemble)
 
 
 @dataclass

@@ -39,6 +39,13 @@ Backend = Annotated[
     str,
     typer.Option(help="What computes: torch, onnx, openvino, or auto, the fastest here by a trial."),
 ]
+Ensemble = Annotated[
+    int,
+    typer.Option(
+        metavar="1|2|4|8",
+        help="Average over so many orientations of the picture: a little better, and so many times as slow.",
+    ),
+]
 Tile = Annotated[str, typer.Option(help="auto, or the largest side of the pieces that are worked on.")]
 Model = Annotated[
     str | None,
@@ -92,12 +99,16 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 COMMANDS = {"auto": "restore"}
 """The commands of tasks that have another name."""
-OPTIONS_OF = {"dehaze": {"depth"}, "night": {"ir", "ir_shift", "ir_offset", "fusion", "keep_steps"}}
-"""Options that one command alone has."""
+ONLY_FOR: dict[str, set[str]] = {
+    "depth": {"dehaze"},
+    **{name: {"night"} for name in ("ir", "ir_shift", "ir_offset", "fusion", "keep_steps")},
+    "ensemble": {"derain", "denoise", "deblur"},
+}
+"""Options that not all tasks have."""
 
 
 def _add_task(task: str, help: str) -> None:
-    """Add the command of one task; they all take the same options, but for OPTIONS_OF."""
+    """Add the command of one task; they all take the same options, but for ONLY_FOR."""
 
     def restore(
         inputs: Annotated[
@@ -111,6 +122,7 @@ def _add_task(task: str, help: str) -> None:
             float, typer.Option(help="0 keeps the picture, 1 is the full effect, up to 1.5.")
         ] = 1.0,
         tile: Tile = "auto",
+        ensemble: Ensemble = 1,
         format: Annotated[
             str | None, typer.Option(help="png, jpg, webp or tiff; by default the input's format.")
         ] = None,
@@ -245,6 +257,7 @@ def _add_task(task: str, help: str) -> None:
             device=device,
             precision=precision,
             backend=backend,
+            ensemble=ensemble,
             tell=(lambda _: None) if quiet else say,
         )
         options = Options(
@@ -297,7 +310,7 @@ def _add_task(task: str, help: str) -> None:
         if worst:
             raise typer.Exit(worst)
 
-    others = set().union(*(names for owner, names in OPTIONS_OF.items() if owner != task))
+    others = {name for name, tasks in ONLY_FOR.items() if task not in tasks}
     signature = inspect.signature(restore, eval_str=True)
     options = [option for option in signature.parameters.values() if option.name not in others]
     restore.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
@@ -465,6 +478,7 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "auto",
     backend: Backend = "torch",
+    ensemble: Ensemble = 1,
 ) -> None:
     """Score a model on a data set; every number names what it depends on."""
     from fairweather.evaluate import evaluate as run
@@ -480,7 +494,15 @@ def evaluate(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         # An unwritable place shows now, and not after the work.
         tempfile.TemporaryFile(dir=json_file.parent).close()
-    restorer = load(task, model=model, device=device, precision=precision, backend=backend, tell=say)
+    restorer = load(
+        task,
+        model=model,
+        device=device,
+        precision=precision,
+        backend=backend,
+        ensemble=ensemble,
+        tell=say,
+    )
     with Bar(None, what="evaluate") as bar:
         report = run(
             restorer,
@@ -494,6 +516,8 @@ def evaluate(
     print(f"{report.model} ({report.task}, weights {report.weights_sha256[:12]}) on {data}")
     print(f"profile {report.profile}: {PROFILES[report.profile].description}")
     print(report.rule)
+    if report.ensemble > 1:
+        print(f"mean over {report.ensemble} orientations")
     if report.tiles > 1:
         print(f"in up to {report.tiles} tiles")
     groups = report.table.groups()

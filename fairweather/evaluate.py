@@ -118,6 +118,8 @@ class Evaluation:
     device: str
     precision: str
     backend: str
+    ensemble: int
+    """Orientations that each result is the mean over."""
     tile: int | Literal["auto"]
     tiles: int
     """The most that one picture went through the network in."""
@@ -232,6 +234,7 @@ def evaluate(
         device=restorer.device,
         precision=restorer.precision,
         backend=restorer.backend,
+        ensemble=restorer.ensemble,
         tile=tile,
         tiles=tiles,
         table=table,

@@ -39,6 +39,7 @@ from fairweather.pipeline import (
     check_strength,
     check_tile,
     smaller_tile,
+    told_model,
     told_place,
 )
 from fairweather.rows import FORMATS, PictureRows, open_rows, rows_written
@@ -143,11 +144,11 @@ class Outcome:
         elif r.task == "night":  # what became of the infrared picture is part of the result
             share = [] if r.infrared_share is None else [f"{float(r.infrared_share.mean()):.0%} infrared"]
             found = "".join(f"{said}; " for said in (*share, *r.warnings))
-        where = told_place(r.device, r.backend)
+        model, where = told_model(r.model, r.ensemble), told_place(r.device, r.backend)
         near = ""
         if r.bf16_psnr is not None:
             near = f" {r.bf16_psnr:.1f} dB from fp32{' and computed in that' if r.bf16_psnr < ENOUGH else ''}"
-        how = f"{found}{r.model} on {where}, {r.precision}{near}, {tiles}, {r.seconds:.1f} s{beside}"
+        how = f"{found}{model} on {where}, {r.precision}{near}, {tiles}, {r.seconds:.1f} s{beside}"
         return f"{self.job.source} -> {self.job.target} ({how})"
 
     def as_dict(self) -> dict[str, object]:
@@ -185,6 +186,8 @@ class Outcome:
                 record["bf16_psnr"] = round(r.bf16_psnr, 2)
             if r.backend != "torch":
                 record["backend"] = r.backend
+            if r.ensemble > 1:
+                record["ensemble"] = r.ensemble
             if r.task == "night":
                 share = r.infrared_share
                 record |= {
@@ -666,6 +669,7 @@ def _restore_rows(
         device=restorer.device,
         precision=restorer.precision,
         backend=restorer.backend,
+        ensemble=restorer.ensemble,
         tiles=tiles,
         seconds=time.perf_counter() - start,
         bf16_psnr=notes.bf16_psnr,

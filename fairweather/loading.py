@@ -16,6 +16,7 @@ from torch import nn
 from fairweather import weights
 from fairweather.auto import AutoRestorer
 from fairweather.backends import SUFFIXES, Exported, Facts, Kept, check_backend, is_there, open_exported
+from fairweather.ensemble import COUNTS
 from fairweather.errors import MissingExtraError, UsageError, WeightsError, unknown_name
 from fairweather.exporting import (
     Export,
@@ -59,6 +60,7 @@ def load(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     backend: str = "torch",
+    ensemble: int = 1,
     tell: Callable[[str], None] = log.info,
 ) -> AnyRestorer:
     """Load the weights for a task, ready to restore.
@@ -74,6 +76,9 @@ def load(
         backend: what computes: "torch"; "onnx" (ONNX Runtime) or "openvino", on a CPU, for which networks are exported
             into the cache when they are first asked for; or "auto", the fastest here by a trial, which is kept there
             too. An exported file names its own.
+        ensemble: 2, 4 or 8 average over so many orientations of a picture, see `ensembled`: a little better, and so
+            many times as slow. For one network that restores pictures at their full size: not for "auto", "night" and
+            dcmpnet_small.
         tell: called with a line where exporting or a trial takes time, and where bf16 is no gain.
 
     Raises:
@@ -95,7 +100,9 @@ def load(
     task, chosen = (name, model or TASKS[name]) if name in TASKS else ("default", name)
     path = Path(chosen)
     if path.suffix in SUFFIXES.values():
-        return _from_exported(path, task, device=device, precision=precision, backend=backend, tell=tell)
+        return _from_exported(
+            path, task, device=device, precision=precision, backend=backend, ensemble=ensemble, tell=tell
+        )
     device, precise = _device(device, backend), _precision(precision)
     check_backend(backend, precision=precise, device=device)
     if precise == "bf16" and device == "cpu":
@@ -115,6 +122,7 @@ def load(
         entry = choose_weights(model_name, task)
         net = create_model(model_name, weights=entry.task)
         task, digest, by_evidence = entry.task, entry.sha256, True
+    _check_ensemble(ensemble, model_name)
     if isinstance(net, Judge):
 
         def of_task(task: str) -> Restorer:
@@ -135,7 +143,7 @@ def load(
     def how(net: nn.Module, model: str, task: str) -> _How:
         facts = facts_of(net, model=model, task=task, sha256=digest)
         exported = exported_for(net, facts, backend, precision=precise, device=device, tell=tell)
-        return _how(facts, exported, device=device, precision=precise, tell=tell)
+        return _how(facts, exported, device=device, precision=precise, ensemble=ensemble, tell=tell)
 
     if isinstance(net, NiteDR):
         cleannet = model_name.replace("nitedr", "cleannet")
@@ -145,7 +153,7 @@ def load(
         usual = load("derain", device=device, precision=precision, backend=backend, tell=tell)
         assert isinstance(usual, Restorer)
         return NightRestorer(net, usual, **how(net, model_name, task))
-    return Restorer(net, task=task, **how(net, model_name, task))
+    return Restorer(net, task=task, ensemble=ensemble, **how(net, model_name, task))
 
 
 def witness_digests() -> dict[str, str]:
@@ -188,7 +196,13 @@ class _How(TypedDict):
 
 
 def _how(
-    facts: Facts, exported: Exported | None, *, device: str, precision: str, tell: Callable[[str], None]
+    facts: Facts,
+    exported: Exported | None,
+    *,
+    device: str,
+    precision: str,
+    ensemble: int,
+    tell: Callable[[str], None],
 ) -> _How:
     measured = None
     if precision == "bf16" and exported and not trusts_bf16(exported.backend, facts.model):
@@ -200,6 +214,8 @@ def _how(
         backend = exported.backend if exported else "torch"
         versions = machine(*([backend] if exported else []))
         form = f"{backend} int8" if facts.int8 else backend
+        if ensemble > 1:  # a mean is nearer
+            form += f" x{ensemble}"
         measured = Kept("bf16", facts.sha256, facts.model, form, device, *versions)
     return _How(
         model=facts.model,
@@ -212,7 +228,14 @@ def _how(
 
 
 def _from_exported(
-    path: Path, task: str, *, device: str, precision: Any, backend: str, tell: Callable[[str], None]
+    path: Path,
+    task: str,
+    *,
+    device: str,
+    precision: Any,
+    backend: str,
+    ensemble: int,
+    tell: Callable[[str], None],
 ) -> AnyRestorer:
     """As `load`, of a file that `export` wrote."""
     exported = open_exported(path)
@@ -225,9 +248,10 @@ def _from_exported(
         raise WeightsError(f"{path} is of {facts.model!r}, which this version of fairweather does not know")
     if task not in ("default", facts.task):
         raise UsageError(f"{path} was trained to {facts.task}, not to {task}")
-    how = _how(facts, exported, device=device, precision=precise, tell=tell)
+    _check_ensemble(ensemble, facts.model)
+    how = _how(facts, exported, device=device, precision=precise, ensemble=ensemble, tell=tell)
     if facts.inputs == ("visible",):
-        return Restorer(None, task=facts.task, **how)
+        return Restorer(None, task=facts.task, ensemble=ensemble, **how)
     usual = load("derain", device=device, precision=precision, backend=exported.backend, tell=tell)
     assert isinstance(usual, Restorer)
     return NightRestorer(None, usual, **how)
@@ -301,6 +325,16 @@ def _precision(name: str) -> str:
     if name not in ("fp32", "bf16"):
         raise unknown_name("precision", name, ["auto", "fp32", "bf16"])
     return name
+
+
+def _check_ensemble(count: int, model: str) -> None:
+    if count not in COUNTS:
+        raise UsageError(f"ensemble is {count}, expected one of {', '.join(map(str, COUNTS))}")
+    info = MODELS[model]
+    if count > 1 and not (info.restores and info.inputs == ("visible",) and info.tiling != "reduced"):
+        raise UsageError(
+            f"{model} takes no ensemble, which is for networks that restore one picture at its full size; leave it out"
+        )
 
 
 def _device(name: str, backend: str) -> str:

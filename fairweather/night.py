@@ -72,6 +72,7 @@ class NightRestorer:
 
     task = "night"
     finds_depth = False
+    ensemble = 1
 
     def __init__(
         self,

@@ -56,6 +56,10 @@ Image = Any
 """A path, bytes of a file, PIL.Image, Picture, numpy array (h, w[, c]) or tensor ([b,] 3, h, w)."""
 
 
+Forward = Callable[..., Tensor]
+"""What computes a tile, or tiles: forward(x, half=True) in bf16, else in fp32."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """A restored picture and how it came about."""
@@ -74,6 +78,8 @@ class Result:
     precision: str
     backend: str = "torch"
     """What computed: "torch", "onnx" or "openvino"."""
+    ensemble: int = 1
+    """Orientations of the picture that it is the mean over."""
     tiles: int
     """Pieces that went through the network; 1 if it was the whole picture at once."""
     seconds: float
@@ -119,6 +125,7 @@ class Restorer:
         net: None where there is only an exported file of it; then there is no depth.
         exported: the same network on another back end; it computes in the place of `net`.
         measured: how near bf16 is to fp32, see `Computation`.
+        ensemble: orientations of a picture that results are averaged over, see `ensembled`.
     """
 
     def __init__(
@@ -132,12 +139,13 @@ class Restorer:
         precision: str,
         exported: Exported | None = None,
         measured: MutableMapping[str, float] | None = None,
+        ensemble: int = 1,
     ) -> None:
         if net is None and exported is None:
             raise ValueError("neither a network nor an exported one")
         self.net = None if net is None else for_inference(net.to(device))
         self.model, self.task, self.sha256 = model, task, sha256
-        self.device, self.exported = device, exported
+        self.device, self.exported, self.ensemble = device, exported, ensemble
         self.precision = f"int8+{precision}" if exported and exported.facts.int8 else precision
         self.computation = Computation(model=model, precision=precision, measured=measured)
 
@@ -217,6 +225,7 @@ class Restorer:
             device=self.device,
             precision=self.precision,
             backend=self.backend,
+            ensemble=self.ensemble,
             tiles=tiles,
             seconds=seconds,
             bf16_psnr=notes.bf16_psnr,
@@ -304,17 +313,18 @@ class Restorer:
             progress=progress,
         )
 
-    def _forward(self, source: Rows, tile: int, notes: Notes) -> Callable[[Tensor], Tensor]:
+    def _forward(self, source: Rows, tile: int, notes: Notes) -> Forward:
         """The network for tiles of a picture; they share what it takes over the whole picture, from a reduced copy."""
         whole = max(source.height, source.width) <= tile or MODELS[self.model].tiling != "consistent"
+        how: dict[str, Any] = {"device": self.device, "ensemble": self.ensemble}
         if whole and self.exported:
-            return self.exported
+            return partial(compute, self.exported, **how)
         if self.net is None:
             raise BackendError(
                 f"{self.model} takes pictures of more than {tile} pixels a side apart in a way that {self.backend} "
                 f"cannot; use --backend torch with its weights"
             )
-        forward = tensor_function(self.net, self.model)
+        forward = partial(compute, tensor_function(self.net, self.model), **how)
         if whole:
             return forward
         if self.exported:
@@ -325,13 +335,12 @@ class Restorer:
             f"{self.model} looks at the whole picture; its tiles share what a reduced copy shows, and come near to it"
         )
         small = pad_to_multiple(source.reduced(tile)[None].to(self.device), MODELS[self.model].multiple_of)
-        with record() as statistics, torch.inference_mode():  # in fp32, also for tiles in bf16
-            forward(small.contiguous(memory_format=torch.channels_last))
+        with record() as statistics, torch.inference_mode():
+            forward(small.contiguous(memory_format=torch.channels_last), half=False)  # also for tiles in bf16
 
-        def replayed(x: Tensor) -> Tensor:
+        def replayed(x: Tensor, *, half: bool) -> Tensor:
             with replay(statistics):
-                y: Tensor = forward(x)
-            return y
+                return forward(x, half=half)
 
         return replayed
 
@@ -362,7 +371,7 @@ class Restorer:
 
     @torch.inference_mode()
     def _network(
-        self, x: Float[Tensor, "b 3 h w"], *, forward: Callable[[Tensor], Tensor], notes: Notes
+        self, x: Float[Tensor, "b 3 h w"], *, forward: Forward, notes: Notes
     ) -> Float[Tensor, "b c h w"]:
         """One tile through the network, padded by reflection to what it works on."""
         height, width = x.shape[-2:]
@@ -374,7 +383,7 @@ class Restorer:
             return y if y.shape == padded.shape else Haze(*y.chunk(2, dim=1)).removed(padded)
 
         y = self.computation.run(
-            lambda half: compute(forward, padded, half=half, device=self.device),
+            lambda half: forward(padded, half=half),
             (padded.shape[-2], padded.shape[-1]),
             notes=notes,
             seen=picture,
@@ -388,6 +397,15 @@ class Restorer:
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+
+
+def told_model(model: str, ensemble: int) -> str:
+    """What computed, for a person.
+
+    >>> told_model("nafnet_small", 1), told_model("nafnet_small", 8)
+    ('nafnet_small', 'nafnet_small in 8 orientations')
+    """
+    return model if ensemble == 1 else f"{model} in {ensemble} orientations"
 
 
 def told_place(device: str, backend: str) -> str:

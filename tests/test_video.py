@@ -53,10 +53,11 @@ class Net(nn.Module):
         return self.function(x)
 
 
-def restorer(function: Callable[[Tensor], Tensor] = lambda x: x, task: str = "derain") -> Restorer:
-    return Restorer(
-        Net(function), model="nafnet_tiny", task=task, sha256="0" * 64, device="cpu", precision="fp32"
-    )
+def restorer(
+    function: Callable[[Tensor], Tensor] = lambda x: x, task: str = "derain", **options: Any
+) -> Restorer:
+    how = {"model": "nafnet_tiny", "sha256": "0" * 64, "device": "cpu", "precision": "fp32"}
+    return Restorer(Net(function), task=task, **(how | options))
 
 
 def fusing() -> NightRestorer:
@@ -490,7 +491,7 @@ def test_a_resumed_video_equals_one_made_in_one_go() -> None:
     assert names() == {"a.mp4", "whole.mkv", "out.mkv"}
 
 
-@pytest.mark.parametrize("change", ["strength", "encoder", "source", "resume", "weights"])
+@pytest.mark.parametrize("change", ["strength", "encoder", "source", "resume", "weights", "ensemble"])
 def test_segments_of_another_run_are_not_used(change: str) -> None:
     write("a.mp4")
     interrupted(12)
@@ -498,16 +499,8 @@ def test_segments_of_another_run_are_not_used(change: str) -> None:
         "strength": {"strength": 0.5},
         "encoder": {"encoder": "libx264"},
         "resume": {"resume": False},
-        "weights": {
-            "net": Restorer(
-                Net(lambda x: x),
-                model="nafnet_tiny",
-                task="derain",
-                sha256="2" * 64,
-                device="cpu",
-                precision="fp32",
-            )
-        },
+        "weights": {"net": restorer(lambda x: x, sha256="2" * 64)},
+        "ensemble": {"net": restorer(lambda x: x, ensemble=2)},
     }.get(change, {})
     if change == "source":
         write("a.mp4", panned(17)[1:])

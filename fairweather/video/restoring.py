@@ -22,7 +22,7 @@ from fairweather.errors import PictureError, UsageError
 from fairweather.images import MAX_MEGAPIXELS
 from fairweather.loading import AnyRestorer
 from fairweather.night import NightRestorer, check_fusion
-from fairweather.pipeline import Result, check_strength, check_tile, told_place
+from fairweather.pipeline import Result, check_strength, check_tile, told_model, told_place
 from fairweather.tiling import SMALLEST
 from fairweather.video.assembling import assembled
 from fairweather.video.flicker import Steadied
@@ -81,6 +81,8 @@ class VideoResult:
     device: str
     precision: str
     backend: str
+    ensemble: int
+    """As of `pipeline.Result`."""
     warnings: tuple[str, ...]
 
     def told(self) -> str:
@@ -89,9 +91,9 @@ class VideoResult:
         flicker = "" if self.flicker is None else f", flicker {self.flicker:.2f} before encoding"
         quality = "lossless" if self.crf is None else f"crf {self.crf}"
         resumed = f" after {self.resumed} of an earlier run" if self.resumed else ""
-        where = told_place(self.device, self.backend)
+        model, where = told_model(self.model, self.ensemble), told_place(self.device, self.backend)
         return (
-            f"{self.frames} frames of {self.duration:.1f} s{flicker}; {infrared}{self.model} on {where}, "
+            f"{self.frames} frames of {self.duration:.1f} s{flicker}; {infrared}{model} on {where}, "
             f"{self.precision}, {self.fps:.1f} frames/s{resumed}; {self.encoder} ({self.licence}) {quality}"
         )
 
@@ -394,6 +396,7 @@ def restore_video(
         device=restorer.device,
         precision=restorer.precision,
         backend=restorer.backend,
+        ensemble=restorer.ensemble,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -403,6 +406,7 @@ def _key(restorer: AnyRestorer, inputs: Sequence[Path], options: Sequence[object
     cleaner = restorer.cleaner if isinstance(restorer, NightRestorer) else restorer
     of_what = [
         __version__,
+        restorer.ensemble,
         restorer.backend,
         *((worker.task, worker.model, worker.sha256, worker.precision) for worker in (restorer, cleaner)),
         *(sha256(file) for file in inputs),
