@@ -43,7 +43,7 @@ from fairweather.models import MODELS
 from fairweather.models.fusionnet import rgb_to_ycrcb
 from fairweather.models.layers import pad_to_multiple
 from fairweather.night import NightRestorer
-from fairweather.pipeline import Restorer, Result
+from fairweather.pipeline import Restorer, Result, origin_of
 from fairweather.tiling import SMALLEST
 
 PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer", "night": "nitedr"}
@@ -222,19 +222,13 @@ def evaluate(
     if framed:
         rule += f"; {framed} clear pictures of 640x480 lost RESIDE's border of {RESIDE_BORDER} pixels"
     return Evaluation(
-        model=restorer.model,
-        weights_sha256=restorer.sha256,
-        task=restorer.task,
+        **origin_of(restorer),
         profile=chosen,
         data=root.resolve().name,
         data_sha256=_digest(files),
         split=split or "",
         rule=rule,
         version=__version__,
-        device=restorer.device,
-        precision=restorer.precision,
-        backend=restorer.backend,
-        ensemble=restorer.ensemble,
         tile=tile,
         tiles=tiles,
         table=table,

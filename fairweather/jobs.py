@@ -38,6 +38,7 @@ from fairweather.pipeline import (
     Result,
     check_strength,
     check_tile,
+    origin_of,
     smaller_tile,
     told_model,
     told_place,
@@ -663,13 +664,7 @@ def _restore_rows(
             source = again
     result = Result(
         image=job.target,
-        model=restorer.model,
-        task=restorer.task,
-        weights_sha256=restorer.sha256,
-        device=restorer.device,
-        precision=restorer.precision,
-        backend=restorer.backend,
-        ensemble=restorer.ensemble,
+        **origin_of(restorer),
         tiles=tiles,
         seconds=time.perf_counter() - start,
         bf16_psnr=notes.bf16_psnr,

@@ -25,7 +25,7 @@ from fairweather.infrared import BlankInfraredError, align, check_shape, read_in
 from fairweather.models import MODELS
 from fairweather.models.fusionnet import FusionNet, rgb_to_ycrcb
 from fairweather.models.inference import for_inference
-from fairweather.pipeline import Image, Restorer, Result, like, tile_for, to_picture, with_pixels
+from fairweather.pipeline import Image, Restorer, Result, like, origin_of, tile_for, to_picture, with_pixels
 from fairweather.runtime import give_back_memory, memory_is_limited
 from fairweather.tiling import run_tiled
 
@@ -165,12 +165,7 @@ class NightRestorer:
             infrared=heat,
             infrared_share=share,
             picture=after,
-            model=self.model,
-            task=self.task,
-            weights_sha256=self.sha256,
-            device=self.device,
-            precision=self.precision,
-            backend=self.backend,
+            **origin_of(self),
             tiles=cleaned.tiles,
             seconds=time.perf_counter() - start,
             bf16_psnr=notes.bf16_psnr,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import PIL.Image
@@ -219,13 +219,7 @@ class Restorer:
             image=like(image, after),
             depth=disparity,
             picture=after,
-            model=self.model,
-            task=self.task,
-            weights_sha256=self.sha256,
-            device=self.device,
-            precision=self.precision,
-            backend=self.backend,
-            ensemble=self.ensemble,
+            **origin_of(self),
             tiles=tiles,
             seconds=seconds,
             bf16_psnr=notes.bf16_psnr,
@@ -397,6 +391,31 @@ class Restorer:
 
     def __repr__(self) -> str:
         return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+
+
+class Origin(TypedDict):
+    """What made a result; the names are `Result`'s."""
+
+    model: str
+    task: str
+    weights_sha256: str
+    device: str
+    precision: str
+    backend: str
+    ensemble: int
+
+
+def origin_of(restorer: Any) -> Origin:
+    """Of a restorer of any kind."""
+    return Origin(
+        model=restorer.model,
+        task=restorer.task,
+        weights_sha256=restorer.sha256,
+        device=restorer.device,
+        precision=restorer.precision,
+        backend=restorer.backend,
+        ensemble=restorer.ensemble,
+    )
 
 
 def told_model(model: str, ensemble: int) -> str:

@@ -22,7 +22,7 @@ from fairweather.errors import PictureError, UsageError
 from fairweather.images import MAX_MEGAPIXELS
 from fairweather.loading import AnyRestorer
 from fairweather.night import NightRestorer, check_fusion
-from fairweather.pipeline import Result, check_strength, check_tile, told_model, told_place
+from fairweather.pipeline import Result, check_strength, check_tile, origin_of, told_model, told_place
 from fairweather.tiling import SMALLEST
 from fairweather.video.assembling import assembled
 from fairweather.video.flicker import Steadied
@@ -390,13 +390,7 @@ def restore_video(
         infrared_share=run.share / paired if paired else None,
         findings=run.held.findings,
         steps=run.held.steps,
-        model=restorer.model,
-        task=restorer.task,
-        weights_sha256=restorer.sha256,
-        device=restorer.device,
-        precision=restorer.precision,
-        backend=restorer.backend,
-        ensemble=restorer.ensemble,
+        **origin_of(restorer),
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
