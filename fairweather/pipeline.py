@@ -390,7 +390,8 @@ class Restorer:
         return tile_for(self.model, self.device, pixels=pixels, width=width, largest=largest)
 
     def __repr__(self) -> str:
-        return f"Restorer({self.task}: {self.model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
+        model = told_model(self.model, self.ensemble)
+        return f"Restorer({self.task}: {model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
 
 
 class Origin(TypedDict):
