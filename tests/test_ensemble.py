@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tiny import Call
 from torch import Tensor, nn
 
 import fairweather as fw
@@ -24,17 +24,6 @@ from fairweather.pipeline import Restorer
 
 def noise(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
-
-
-class Call(nn.Module):
-    """A function as a network."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def restorer_of(net: nn.Module, *, ensemble: int, model: str = "nafnet_tiny") -> Restorer:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import PIL.Image
 import pytest
 import torch
-from tiny import DCMPNET
+from tiny import DCMPNET, Call
 from torch import Tensor, nn
 
 import fairweather as fw
@@ -43,17 +43,6 @@ class Inverse(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 1 - x
-
-
-class Call(nn.Module):
-    """A function as a network."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def restorer_of(

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from tiny import Call
 from torch import Tensor, nn
 
 from fairweather.auto import AutoRestorer
@@ -42,22 +43,11 @@ UNEVEN = (0, 500, 1500, 1800, 2600, 4000, 4640, 5000, 6000, 6400, 7000, 8000, 90
 QUARTER = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]
 
 
-class Net(nn.Module):
-    """Any function as a network."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def restorer(
     function: Callable[[Tensor], Tensor] = lambda x: x, task: str = "derain", **options: Any
 ) -> Restorer:
     how = {"model": "nafnet_tiny", "sha256": "0" * 64, "device": "cpu", "precision": "fp32"}
-    return Restorer(Net(function), task=task, **(how | options))
+    return Restorer(Call(function), task=task, **(how | options))
 
 
 def fusing() -> NightRestorer:

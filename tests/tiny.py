@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import fairweather as fw
 from fairweather.weights import save_weights
@@ -25,6 +27,17 @@ DCMPNET: dict[str, Any] = {
 
 CONSTYLE: dict[str, Any] = {"width": 16, "num_blocks": (1,) * 7}
 """Constructor arguments of a backbone with ConStyle."""
+
+
+class Call(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def saved(folder: Path, *, seed: int = 0, task: str = "derain") -> Path:
