@@ -43,7 +43,7 @@ from fairweather.models import MODELS
 from fairweather.models.fusionnet import rgb_to_ycrcb
 from fairweather.models.layers import pad_to_multiple
 from fairweather.night import NightRestorer
-from fairweather.pipeline import Restorer, Result, origin_of
+from fairweather.pipeline import Origin, Restorer, Result, origin_of
 from fairweather.tiling import SMALLEST
 
 PROFILE_OF_TASK = {"derain": "y", "denoise": "rgb", "dehaze": "dehazeformer", "night": "nitedr"}
@@ -101,12 +101,9 @@ class FusionMeans:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Origin):
     """Scores of one model on one data set."""
 
-    model: str
-    weights_sha256: str
-    task: str
     profile: str
     data: str
     data_sha256: str
@@ -115,11 +112,6 @@ class Evaluation:
     rule: str
     """How pictures were paired, or what was added to clear ones."""
     version: str
-    device: str
-    precision: str
-    backend: str
-    ensemble: int
-    """Orientations that each result is the mean over."""
     tile: int | Literal["auto"]
     tiles: int
     """The most that one picture went through the network in."""

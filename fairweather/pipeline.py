@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -61,16 +61,9 @@ Forward = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """A restored picture and how it came about."""
+class Origin:
+    """What made a result, of a picture, a video or a test set."""
 
-    image: Image
-    """Of the kind that went in, same size: bytes for bytes, an array for an array; a PIL image for a path."""
-    depth: Tensor | None = None
-    """Relative disparity (1, h, w) of the restored picture, large is near, from networks that estimate depth; None
-    from the others."""
-    picture: Picture | None = field(default=None, repr=False)
-    """Pixels with the file's metadata, for `save`; None for a batch of tensors."""
     model: str
     task: str
     weights_sha256: str
@@ -80,6 +73,32 @@ class Result:
     """What computed: "torch", "onnx" or "openvino"."""
     ensemble: int = 1
     """Orientations of the picture that it is the mean over."""
+
+
+def origin_of(restorer: Any) -> dict[str, Any]:
+    """The fields of `Origin`, of a restorer of any kind."""
+    return {
+        "model": restorer.model,
+        "task": restorer.task,
+        "weights_sha256": restorer.sha256,
+        "device": restorer.device,
+        "precision": restorer.precision,
+        "backend": restorer.backend,
+        "ensemble": restorer.ensemble,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Origin):
+    """A restored picture and how it came about."""
+
+    image: Image
+    """Of the kind that went in, same size: bytes for bytes, an array for an array; a PIL image for a path."""
+    depth: Tensor | None = None
+    """Relative disparity (1, h, w) of the restored picture, large is near, from networks that estimate depth; None
+    from the others."""
+    picture: Picture | None = field(default=None, repr=False)
+    """Pixels with the file's metadata, for `save`; None for a batch of tensors."""
     tiles: int
     """Pieces that went through the network; 1 if it was the whole picture at once."""
     seconds: float
@@ -392,31 +411,6 @@ class Restorer:
     def __repr__(self) -> str:
         model = told_model(self.model, self.ensemble)
         return f"Restorer({self.task}: {model}, weights {self.sha256[:12]}, {self.device}, {self.precision})"
-
-
-class Origin(TypedDict):
-    """What made a result; the names are `Result`'s."""
-
-    model: str
-    task: str
-    weights_sha256: str
-    device: str
-    precision: str
-    backend: str
-    ensemble: int
-
-
-def origin_of(restorer: Any) -> Origin:
-    """Of a restorer of any kind."""
-    return Origin(
-        model=restorer.model,
-        task=restorer.task,
-        weights_sha256=restorer.sha256,
-        device=restorer.device,
-        precision=restorer.precision,
-        backend=restorer.backend,
-        ensemble=restorer.ensemble,
-    )
 
 
 def told_model(model: str, ensemble: int) -> str:

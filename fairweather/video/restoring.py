@@ -22,7 +22,7 @@ from fairweather.errors import PictureError, UsageError
 from fairweather.images import MAX_MEGAPIXELS
 from fairweather.loading import AnyRestorer
 from fairweather.night import NightRestorer, check_fusion
-from fairweather.pipeline import Result, check_strength, check_tile, origin_of, told_model, told_place
+from fairweather.pipeline import Origin, Result, check_strength, check_tile, origin_of, told_model, told_place
 from fairweather.tiling import SMALLEST
 from fairweather.video.assembling import assembled
 from fairweather.video.flicker import Steadied
@@ -42,7 +42,7 @@ FLICKER = 1.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoResult:
+class VideoResult(Origin):
     """A restored video, and how it came about."""
 
     frames: int
@@ -75,14 +75,6 @@ class VideoResult:
     findings: Mapping[str, float] | None
     steps: tuple[str, ...]
     """As of `pipeline.Result`, for the whole video."""
-    model: str
-    task: str
-    weights_sha256: str
-    device: str
-    precision: str
-    backend: str
-    ensemble: int
-    """As of `pipeline.Result`."""
     warnings: tuple[str, ...]
 
     def told(self) -> str:
