@@ -47,33 +47,6 @@ def psnr_luma_loss(
     return (psnr_loss(restored, target, ceiling=ceiling) + luma) / 2
 
 
-def taught_psnr_loss(
-    restored: Float[Tensor, "b c h w"],
-    target: Float[Tensor, "b c h w"],
-    taught: Float[Tensor, "b c h w"],
-    *,
-    doubt: float,
-    ceiling: float = 60.0,
-) -> Float[Tensor, ""]:
-    """`psnr_loss` with less of its noise, by what a better network makes of the same pictures (ours).
-
-    With d = restored - taught and e = taught - target, the squared error is e^2 + d^2 + 2de. Its last part is what
-    the teacher could not know of the picture, times d: of mean zero where the teacher is right, and nearly all of the
-    gradient's variance where the two networks are alike. `doubt` is how much of it stays.
-
-    Args:
-        taught: the teacher's result.
-        doubt: 1 is `psnr_loss` itself, 0 trusts the teacher in everything.
-
-    >>> x, y, z = torch.rand(3, 2, 3, 4, 4)
-    >>> torch.allclose(taught_psnr_loss(x, y, z, doubt=1), psnr_loss(x, y))
-    True
-    """
-    departure, error = restored - taught, taught - target
-    squares = error.square() + departure.square() + 2 * doubt * departure * error
-    return 10 * torch.log10(squares.mean(dim=(1, 2, 3)) + 10 ** (-ceiling / 10)).mean()
-
-
 def fft_loss(restored: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
     """Mean size of the complex differences between the pictures' spectra (our extension, as SymUNet has it).
 

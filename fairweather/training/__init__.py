@@ -21,7 +21,6 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_finish": restoration.denoise_finish,
     "denoise_longer": restoration.denoise_longer,
     "denoise_deeper": restoration.denoise_deeper,
-    "denoise_taught": restoration.denoise_taught,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
     "deblur_long": restoration.deblur_long,

@@ -224,24 +224,6 @@ class Fusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """What a better network, averaged over orientations, teaches beside the clear pictures (ours)."""
-
-    __pydantic_config__ = STRICT
-    teacher: Path
-    """Its weights, a .safetensors of ours for the same task."""
-    ensemble: Literal[2, 4, 8] = 8
-    """Orientations that its results are the mean over, and that each patch is learnt in: a step has so many times
-    `batch` patches."""
-    doubt: float = 0.1
-    """How much of the clear pictures' difference from the teacher's results counts; see `taught_psnr_loss`."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.doubt <= 1:
-            raise UsageError(f"distillation.doubt={self.doubt} must be at least 0 and at most 1")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One complete run. `fairweather train RECIPE --set steps=1000 --set batch=4` changes any field."""
 
@@ -271,8 +253,6 @@ class TrainConfig:
     """For model=constyle: train the encoder without a restorer."""
     fusion: Fusion | None = None
     """For FusionNet: how it learns to fuse visible and infrared pictures, which sources of pairs bring."""
-    distillation: Distillation | None = None
-    """For a plain restorer: learn from a better network as well."""
     evidence: int = 0
     """For a judge: patches of which evidence is gathered before the first step, to learn from them alone how it weighs;
     0 trains the encoders, by looks."""
@@ -400,8 +380,6 @@ class TrainConfig:
                 f"progressive={[[*stage] for stage in self.progressive]} must be (until step, patch, batch) of 1 or "
                 "more, each until later than the one before"
             )
-        if self.distillation:
-            self._check_distillation()
         if self.fusion and not all(isinstance(source, Pairs) for source in self.sources + self.validation):
             raise UsageError(
                 "fusion learns from pictures of two cameras: sources and validation must be pairs"
@@ -439,18 +417,6 @@ class TrainConfig:
                     raise UsageError(
                         f"{name}={shown} would do nothing: {kind} has no use for it; leave it out"
                     )
-
-    def _check_distillation(self) -> None:
-        if self.loss != "psnr":
-            raise UsageError(f"distillation goes with loss=psnr, not with loss={self.loss}; set one of them")
-        others = ["task=auto"] if self.task == "auto" else []
-        others += [
-            name for name in ("two_tasks", "contrast", "fusion", "pretrain", "fft") if getattr(self, name)
-        ]
-        if others:
-            raise UsageError(
-                f"distillation is for a plain restorer trained by PSNR alone: leave it out, or {others[0]}"
-            )
 
     def _check_sources(self) -> None:
         for source in self.sources:

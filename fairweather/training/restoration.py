@@ -23,7 +23,7 @@ from fairweather.losses.pixel import pixel_loss
 from fairweather.metrics import luma_bt601, psnr
 from fairweather.models import model_info, restored
 from fairweather.models.layers import pad_to_multiple
-from fairweather.training.config import Distillation, TrainConfig
+from fairweather.training.config import TrainConfig
 from fairweather.training.schedules import warmup_cosine
 from fairweather.training.sets import BSDS, DIV2K, ROADSCENE, ROADSCENE_HELD
 
@@ -356,7 +356,7 @@ def denoise_longer() -> TrainConfig:
 
 
 def denoise_deeper() -> TrainConfig:
-    """A teacher for denoise_taught: denoise_small's network with 8 blocks more, which begin as the identity."""
+    """Eighth stage of denoise_small: its network with 8 blocks more, which begin as the identity."""
     return dataclasses.replace(
         denoise_longer(),
         recipe="denoise_deeper",
@@ -366,22 +366,6 @@ def denoise_deeper() -> TrainConfig:
         steps=5400,
         progressive=(Stage(3800, 96, 16), Stage(4900, 128, 10)),
         seed=7,
-    )
-
-
-def denoise_taught() -> TrainConfig:
-    """Eighth stage of denoise_small: taught by what it was before, averaged over all orientations."""
-    return dataclasses.replace(
-        denoise_longer(),
-        recipe="denoise_taught",
-        init=Path("runs/denoise_longer/weights.safetensors"),
-        distillation=Distillation(teacher=Path("runs/denoise_longer/weights.safetensors")),
-        learning_rate=4e-4,
-        steps=2400,
-        progressive=(),
-        patch=96,
-        batch=2,
-        seed=8,
     )
 
 

@@ -35,7 +35,6 @@ from fairweather.training import RECIPES
 from fairweather.training.checkpoints import Checkpoints, best_checkpoint, last_checkpoint, load_checkpoint
 from fairweather.training.config import TrainConfig, from_plain, to_plain
 from fairweather.training.dcmpnet import TwoTaskTraining
-from fairweather.training.distillation import DistillationTraining
 from fairweather.training.irconstyle import (
     RELEASED_CLASSES,
     TRAINING_ONLY,
@@ -200,8 +199,6 @@ def system(net: nn.Module, config: TrainConfig) -> Restoration:
             "without two_tasks the depth network would be published as it is, never trained; leave it out with "
             "--set 'model_args={\"depth_network\": false}'"
         )
-    if config.distillation:
-        return DistillationTraining(net, config, config.distillation)
     return Restoration(net, config)
 
 
@@ -277,18 +274,13 @@ def _check(config: TrainConfig, run: Path, resume: bool) -> None:
     """Refuse what cannot work before anything is written."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device=cuda: this machine has no CUDA device; use --set device=cpu")
-    taught = config.distillation
-    needs = (
-        ("starts from", "init", config.init),
-        ("learns from", "distillation.teacher", taught and taught.teacher),
-    )
-    for does, setting, file in needs:
-        if file and not file.is_file():
-            before = file.parent.name
-            first = f"train that first (fairweather train {before}) or " if before in RECIPES else ""
-            raise UsageError(
-                f"{config.recipe} {does} {file}, which is no file; {first}give other weights with --set {setting}=FILE"
-            )
+    if config.init and not config.init.is_file():
+        before = config.init.parent.name
+        first = f"train that first (fairweather train {before}) or " if before in RECIPES else ""
+        raise UsageError(
+            f"{config.recipe} starts from {config.init}, which is no file; {first}give other weights with --set "
+            "init=FILE"
+        )
     if resume:
         saved_config(run)
     elif (run / CONFIG_FILE).exists() and is_first_process():
@@ -397,8 +389,6 @@ def _told(config: TrainConfig) -> dict[str, Any]:
         kind, colon, name = tasks["teacher"].partition(":")
         where = name if kind == "transformers" else Path(name).name
         tasks |= {"vgg": Path(tasks["vgg"]).name, "teacher": kind + colon + where}
-    if config.distillation:
-        plain["distillation"]["teacher"] = sha256(config.distillation.teacher)
     return plain
 
 

@@ -77,10 +77,6 @@ def test_a_recipe_builds_and_takes_a_step(
         settings += ['sources=[{"path": "rgbd", "split": "train", "ranges": "its"}]']
     if RECIPES[name]().evidence:
         settings += ["evidence=3", 'validation=[{"path": "bsds500/val", "degradation": "noise"}]']
-    if RECIPES[name]().distillation:
-        teacher = tmp_path / "teacher.safetensors"
-        save_weights(fw.create_model("nafnet_tiny").state_dict(), teacher, {"model": "nafnet_tiny"})
-        settings += [f"distillation.teacher={teacher}"]
     config = override(RECIPES[name](), settings)
     if config.two_tasks:  # pictures with depth teach all parts
         scenes = tuple(source for source in config.sources if isinstance(source, Scenes))
