@@ -212,14 +212,6 @@ MODELS: dict[str, ModelInfo] = {
         multiple_of=8,
         paper="arXiv 2204.04676, our size",
     ),
-    "nafnet_medium": ModelInfo(
-        build=nafnet.nafnet_medium,
-        task=("denoise",),
-        params=3_165_843,
-        bytes_per_pixel=1500,
-        multiple_of=8,
-        paper="arXiv 2204.04676, our size",
-    ),
     "nafnet_tiny": ModelInfo(
         build=nafnet.nafnet_tiny,
         task=("derain", "denoise"),
@@ -443,29 +435,6 @@ def from_file(path: Path, *, model: str | None = None, **overrides: Any) -> tupl
     except (ValueError, AttributeError) as error:
         raise WeightsError(f"{path} has unusable model_args ({error}); train it again") from None
     return _filled(net, by_todays_names(state), f"weights of {name}"), metadata
-
-
-def grow(name: str, weights: Path, **overrides: Any) -> nn.Module:
-    """Build a NAFNet that gives what a smaller one gives: NAFBlocks that the smaller has not begin as the identity.
-
-    Args:
-        weights: a .safetensors of ours, of a network with fewer blocks at the same widths.
-
-    Returns:
-        the network, in evaluation mode.
-
-    Raises:
-        UsageError: for an unknown name or argument. WeightsError: for weights that do not fit.
-    """
-    net = _built(name, overrides)
-    state = by_todays_names(weights_table.read_weights(weights)[0])
-    new = [
-        f"{path}."
-        for path, block in net.named_modules()
-        if isinstance(block, nafnet.NAFBlock) and not any(key.startswith(f"{path}.") for key in state)
-    ]
-    begun = {key: value for key, value in net.state_dict().items() if key.startswith(tuple(new))}
-    return _filled(net, begun | state, f"weights of {weights} in a larger {name}")
 
 
 def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -5,7 +5,7 @@ ConStyle+NAFNet: IRConStyle, arXiv 2402.15784.
 
 Where we differ: nowhere in numbers. `nafnet()` is the plain network as the IRConStyle paper configures it
 (87.4 M parameters, not one of NAFNet's own); `nafnet_width32()` and `nafnet_width64()` are NAFNet's own.
-`nafnet_small()`, `nafnet_medium()` and `nafnet_tiny()` are ours, sized for a CPU.
+`nafnet_small()` and `nafnet_tiny()` are ours, sized for a CPU.
 """
 
 from __future__ import annotations
@@ -187,9 +187,6 @@ nafnet_small = partial(NAFNet, width=24, encoder_blocks=(0, 2, 4), middle_blocks
 
 No block before the first step down: at full size a block costs most and sees least.
 """
-
-nafnet_medium = partial(NAFNet, width=24, encoder_blocks=(0, 3, 6), middle_blocks=8, decoder_blocks=(5, 3, 1))
-"""nafnet_small with 8 blocks more, none of them at full size: a third slower (3.2 M parameters)."""
 
 nafnet_tiny = partial(NAFNet, width=12, encoder_blocks=(1, 1, 1), middle_blocks=1, decoder_blocks=(1, 1, 1))
 """Ours, for the smallest machines and for tests (0.2 M parameters)."""

@@ -297,8 +297,6 @@ class TrainConfig:
     """Of the averaged weights, which are what is validated and published."""
     init: Path | None = None
     """Weights to start from, a .safetensors of ours."""
-    grow: bool = False
-    """Whether `init` is of a NAFNet with fewer blocks; those that it has not begin as the identity (ours)."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 computes convolutions in bfloat16 and keeps the weights in float32."""
@@ -392,8 +390,6 @@ class TrainConfig:
             )
         if self.pretrain and (self.init or self.recalibrate_bn):
             raise UsageError("pretrain starts from random weights: leave init and recalibrate_bn out")
-        if self.grow and not self.init:
-            raise UsageError("grow makes the network of init larger: give init, or leave grow out")
         if self.pretrain and (not self.contrast or self.freeze_after is not None):
             raise UsageError(
                 "pretrain needs contrast, and contrast.freeze_after=null: nothing else would learn"

@@ -355,20 +355,6 @@ def denoise_longer() -> TrainConfig:
     )
 
 
-def denoise_deeper() -> TrainConfig:
-    """Eighth stage of denoise_small: its network with 8 blocks more, which begin as the identity."""
-    return dataclasses.replace(
-        denoise_longer(),
-        recipe="denoise_deeper",
-        model="nafnet_medium",
-        init=Path("runs/denoise_longer/weights.safetensors"),
-        grow=True,
-        steps=5400,
-        progressive=(Stage(3800, 96, 16), Stage(4900, 128, 10)),
-        seed=7,
-    )
-
-
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)

@@ -28,7 +28,7 @@ from fairweather.data.teachers import teacher
 from fairweather.errors import DataError, PictureError, UsageError, WeightsError
 from fairweather.files import cache_folder, written_whole
 from fairweather.loading import witness_digests
-from fairweather.models import ENCODER, create_model, grow
+from fairweather.models import ENCODER, create_model
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.runtime import keep_memory
 from fairweather.training import RECIPES
@@ -162,9 +162,6 @@ def network(config: TrainConfig) -> nn.Module:
     """
     if config.pretrain:
         return Prompter(config.pretrain.classes or RELEASED_CLASSES)
-    if config.init and config.grow:
-        log.info(f"{config.model} begins as the smaller network of {config.init}")
-        return grow(config.model, config.init, **config.model_args)
     state, metadata = read_weights(config.init) if config.init else ({}, {})
     if metadata.get("model") != ENCODER:
         return create_model(config.model, weights=config.init, **config.model_args)

@@ -40,7 +40,7 @@ from fairweather.training.train import (
     training_set,
     validation_set,
 )
-from fairweather.weights import read_weights, save_weights
+from fairweather.weights import read_weights
 
 TINY = ["steps=40", "warmup=2", "batch=2", "patch=16", "validate_every=8", "checkpoint_every=4"]
 RUNS: dict[str, list[str]] = {
@@ -82,7 +82,7 @@ def test_a_recipe_builds_and_takes_a_step(
         scenes = tuple(source for source in config.sources if isinstance(source, Scenes))
         config = dataclasses.replace(config, sources=scenes)
     torch.manual_seed(0)  # some weights leave parts of a DCMPNet without gradient for two steps
-    net = network(dataclasses.replace(config, init=None, grow=False)).train()
+    net = network(dataclasses.replace(config, init=None)).train()
     module = system(net, config)
     patches = training_set(config)
     if isinstance(module, WeighingTraining):
@@ -98,40 +98,6 @@ def test_a_recipe_builds_and_takes_a_step(
     assert moved - shifts == learning - shifts
     weighs = {k for k in before if k.startswith("weigher.")}  # a judge's: learnt by itself, in its last stage
     assert learning == (weighs if config.evidence else before.keys() - weighs)
-
-
-def test_a_larger_network_begins_as_the_smaller_one_of_its_weights(
-    data: Path, tmp_path: Path, fitted: Callable[[Restoration, list[Any]], Trainer]
-) -> None:
-    """What it gives and what it keeps of it: the blocks that it has more learn from the first steps on."""
-    smaller = fw.create_model("nafnet_tiny")
-    for name, value in smaller.named_parameters():
-        if name.endswith(("beta", "gamma")):
-            torch.nn.init.normal_(value, std=0.1)
-    weights = tmp_path / "smaller.safetensors"
-    save_weights(smaller.state_dict(), weights, {"model": "nafnet_tiny"}, half=False)
-    settings = [
-        f"data_root={data}",
-        "model=nafnet_tiny",
-        "patch=16",
-        "warmup=1",
-        "batch=2",
-        f"init={weights}",
-    ]
-    blocks = ['model_args={"encoder_blocks": [1, 2, 1], "middle_blocks": 3, "decoder_blocks": [1, 2, 1]}']
-    config = override(RECIPES["denoise_deeper"](), [*settings, *blocks])
-    larger = network(config)
-    picture = torch.rand(1, 3, 19, 24)
-    assert torch.equal(larger(picture), smaller(picture))
-    patches = training_set(config)
-    fitted(system(larger.train(), config), [default_collate([patches[i], patches[i + 1]]) for i in (0, 2)])
-    assert all(value.abs().max() > 0 for name, value in larger.named_parameters() if name.endswith("beta"))
-    with pytest.raises(WeightsError, match=r"in a larger nafnet_tiny do not fit: .* of another shape"):
-        network(override(config, ['model_args={"width": 8}']))
-    with pytest.raises(
-        UsageError, match="grow makes the network of init larger: give init, or leave grow out"
-    ):
-        override(config, ["init=null"])
 
 
 def start(recipe: str, run: Path, settings: list[str]) -> subprocess.Popen[bytes]:
