@@ -355,6 +355,21 @@ def denoise_longer() -> TrainConfig:
     )
 
 
+def denoise_last() -> TrainConfig:
+    """Eighth stage of denoise_small: four fifths white noise, larger patches from the first step."""
+    before = denoise_longer()
+    return dataclasses.replace(
+        before,
+        recipe="denoise_last",
+        sources=_times_camera(before.sources, 0.5),
+        init=Path("runs/denoise_longer/weights.safetensors"),
+        learning_rate=5e-4,
+        steps=9200,
+        progressive=(Stage(6200, 128, 10),),
+        seed=7,
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
