@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import fairweather as fw
 from fairweather.data.findings import Judged
 from fairweather.errors import UsageError
+from fairweather.loading import witness_digests
 from fairweather.models.evidence import EVIDENCE
 from fairweather.models.judge import FINDINGS, Judge, Weigher
 from fairweather.training import RECIPES, judge
 from fairweather.training.config import override
 from fairweather.training.judge import Gathered, WeighingTraining, gather
+from fairweather.training.train import train
+from fairweather.weights import WEIGHTS, read_weights
 
 
 class Pictures(Dataset[Judged]):
@@ -118,3 +123,34 @@ def test_the_average_is_calibrated_on_what_is_held_back_and_chosen_by_what_it_sa
 def test_evidence_is_for_a_judge_in_one_process(settings: list[str]) -> None:
     with pytest.raises(UsageError, match=r"evidence=8000 is for a judge .* set it to 0"):
         override(RECIPES["judge_evidence"](), settings)
+
+
+def test_a_run_on_evidence_keeps_the_looks_and_says_whose_evidence_it_weighs(
+    data: Path, tmp_path: Path
+) -> None:
+    shipped = next(entry.path for entry in WEIGHTS if entry.task == "auto")
+    settings = [
+        f"data_root={data}",
+        f"init={shipped}",
+        'validation=[{"path": "bsds500/val", "degradation": "noise"}]',
+        "evidence=5",
+        "patch=16",
+        "batch=4",
+        "steps=6",
+        "warmup=1",
+        "validate_every=3",
+    ]
+    run = tmp_path / "run"
+    published = train(override(RECIPES["judge_evidence"](), settings), run, progress=False)
+    assert {file.stem for file in run.glob("*.safetensors")} == {
+        "evidence",
+        "evidence_held_back",
+        "weights",
+    }
+    before, (after, metadata) = read_weights(shipped)[0], read_weights(published)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert {name.split(".")[0] for name in changed} <= {"weigher", "temperature"}
+    assert json.loads(metadata["witnesses"]) == witness_digests()
+    result = fw.load(str(published)).restore(torch.rand(3, 40, 48))
+    assert result.image.shape == (3, 40, 48)
