@@ -21,6 +21,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "denoise_finish": restoration.denoise_finish,
     "denoise_longer": restoration.denoise_longer,
     "denoise_last": restoration.denoise_last,
+    "denoise_settle": restoration.denoise_settle,
     "denoise_tiny": restoration.denoise_tiny,
     "deblur_small": restoration.deblur_small,
     "deblur_long": restoration.deblur_long,

@@ -370,6 +370,19 @@ def denoise_last() -> TrainConfig:
     )
 
 
+def denoise_settle() -> TrainConfig:
+    """Ninth stage of denoise_small: the same from a lower rate, the larger patches for its second half."""
+    return dataclasses.replace(
+        denoise_last(),
+        recipe="denoise_settle",
+        init=Path("runs/denoise_last/weights.safetensors"),
+        learning_rate=4e-4,
+        steps=6400,
+        progressive=(Stage(3200, 128, 10),),
+        seed=8,
+    )
+
+
 def denoise_tiny() -> TrainConfig:
     """The smallest denoiser, for trying things out."""
     return dataclasses.replace(denoise_start(), recipe="denoise_tiny", model="nafnet_tiny", steps=3000)
