@@ -46,7 +46,12 @@ Ensemble = Annotated[
         help="Average over so many orientations of the picture: a little better, and so many times as slow.",
     ),
 ]
-Tile = Annotated[str, typer.Option(help="auto, or the largest side of the pieces that are worked on.")]
+Tile = Annotated[
+    str,
+    typer.Option(
+        help="auto, or the largest side of the pieces that are worked on; of dehaze, that of the copy haze is found in."
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -205,7 +210,8 @@ def _add_task(task: str, help: str) -> None:
             str | None,
             typer.Option(
                 metavar="SIZE",
-                help="How much memory to take, such as 2GB; larger pictures go through in rows.",
+                help="How much memory to take, such as 2GB; larger pictures go through in rows, and little of it makes "
+                "tiles (of dehaze, the copy haze is found in) smaller.",
             ),
         ] = None,
         max_megapixels: Annotated[float, typer.Option(help="Refuse larger pictures.")] = 100.0,

@@ -130,6 +130,8 @@ class Outcome:
             return f"{self.status}: {self.message}"
         r = self.result
         tiles = "whole" if r.tiles == 1 else f"{r.tiles} tiles"
+        if r.model in MODELS and MODELS[r.model].tiling == "reduced":
+            tiles = "no tiles"
         beside = f", compare {self.compare.name}" if self.compare else ""
         if self.job.depth:
             grey, colour = depth_files(self.job.depth)

@@ -360,11 +360,13 @@ class Restorer:
     def _without_haze(self, source: Rows, longest: int, notes: Notes) -> Iterator[Float[Tensor, "3 n w"]]:
         """Find the haze in a copy with no side longer than `longest`, and remove it at full size, band by band."""
         height, width = source.height, source.width
-        maps = self._network(
-            source.reduced(longest)[None],
-            forward=self._forward(source, longest, notes),
-            notes=notes,
-        )
+        copy = source.reduced(longest)
+        if longest < min(max(height, width), LARGEST["reduced"]):
+            notes.warn(
+                f"haze was looked for in a copy of only {copy.shape[-1]}x{copy.shape[-2]} pixels, as --tile or memory "
+                "had it; more show it better"
+            )
+        maps = self._network(copy[None], forward=self._forward(source, longest, notes), notes=notes)
         rows = max(1, BAND // width)
         for first in range(0, height, rows):
             end = min(first + rows, height)

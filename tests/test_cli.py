@@ -469,7 +469,7 @@ def test_dehaze_and_the_depth_beside(dehazer: str, fairweather: Run) -> None:
     noisy("photo.jpg", (33, 21))
     ended = fairweather("dehaze", "photo.jpg", "--model", dehazer, "--depth", "photo.depth.png")
     assert (ended.code, ended.out, len(ended.lines())) == (0, "", 1)
-    assert ended.err.startswith("photo.jpg -> photo.dehazed.jpg (dcmpnet_small on cpu, fp32, whole, ")
+    assert ended.err.startswith("photo.jpg -> photo.dehazed.jpg (dcmpnet_small on cpu, fp32, no tiles, ")
     assert ended.err.endswith(", depth photo.depth.png and photo.depth.colour.png)\n")
     names = {"photo.dehazed.jpg", "photo.depth.png", "photo.depth.colour.png"}
     assert set(digests()) == {"photo.jpg", *names}

@@ -366,9 +366,14 @@ def test_haze_is_found_in_a_copy_and_removed_at_full_size(
     dehazer: Restorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = scene(601, 403)
-    whole = dehazer.restore(picture).image
+    usual = dehazer.restore(picture)
+    assert usual.warnings == ()
+    whole = usual.image
     copied = dehazer.restore(picture, tile=300)
     assert copied.tiles == 1
+    assert [text[:57] for text in copied.warnings] == [
+        "haze was looked for in a copy of only 201x300 pixels, as "
+    ]
     assert 30 < psnr(copied.image, whole) < 60
     detail = copied.image.diff() - copied.image.roll(1, dims=-1).diff()  # as sharp as what went in
     assert detail.abs().mean() > 0.9 * (whole.diff() - whole.roll(1, dims=-1).diff()).abs().mean()
