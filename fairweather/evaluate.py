@@ -19,14 +19,13 @@ from torch import Generator, Tensor
 
 from fairweather import __version__
 from fairweather.data.degradations import paper_noise
-from fairweather.data.depth import Depth, Scene, find_scenes, read_depth, read_scene
+from fairweather.data.depth import Depth, Scene, find_scenes, map_beside, read_map_beside, read_scene
 from fairweather.data.night import find_triples
 from fairweather.data.pairs import (
     RESIDE_BORDER,
     Pair,
     clear_pictures,
     complete_pairs,
-    cropped,
     has_pairs,
     matched,
     split_folder,
@@ -323,7 +322,7 @@ def _cropped(read: Read, multiple: int) -> Read:
 def _paired(root: Path, split: str | None) -> tuple[str, list[Path], list[Item]]:
     found = complete_pairs(root, split=split)
     files = [file for p in found.pairs for file in (p.degraded, p.target)]
-    maps = [_depth_map(p.target) for p in found.pairs]
+    maps = [map_beside(p.target) for p in found.pairs]
     items: list[Item] = [
         Item(p.degraded.name, p.group, m, partial(_read_pair, p, m))
         for p, m in zip(found.pairs, maps, strict=True)
@@ -338,19 +337,8 @@ def _read_pair(pair: Pair, depth_map: Path | None) -> Read:
     bordered = target.shape != whole
     if depth_map is None:
         return Read(degraded, target, None, bordered)
-    height, width = degraded.shape[-2:]
-    depth = Depth(*(cropped(x, (width, height)) for x in read_depth(depth_map)))
-    if depth.known.shape[-2:] != (height, width):
-        raise DataError(
-            f"{depth_map} is {depth.known.shape[-1]}x{depth.known.shape[-2]}, its picture {width}x{height}; "
-            "depth must be registered to the picture"
-        )
+    depth = read_map_beside(depth_map, (degraded.shape[2], degraded.shape[1]))
     return Read(degraded, target, depth, bordered)
-
-
-def _depth_map(target: Path) -> Path | None:
-    maps = [target.parent.with_name("depth") / f"{target.stem}{kind}" for kind in (".png", ".npy")]
-    return next((path for path in maps if path.is_file()), None)
 
 
 def _with_noise(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fairweather.data.depth import INDEX, find_scenes, read_scene
+from fairweather.data.depth import (
+    INDEX,
+    Depth,
+    Scene,
+    find_scenes,
+    map_beside,
+    read_map_beside,
+    read_scene,
+)
 from fairweather.data.pairs import (
     RESIDE_SIZES,
     SPLITS,
@@ -178,7 +187,7 @@ def check(root: Path, *, split: str | None = None, overlaps: Path | None = None)
             near = here.get(beside.get(path, path))
             here[path] = _look(path, near.size if near else None)
         again = _repeats(pairs, here)
-        bad_depth, notes = _depth(folder)
+        bad_depth, notes = _depth(folder, pairs, here)
         notes = [*_notes(base, pairs, here, again), *notes]
         reports.append(_split_report(base, name, rule, pairs, unmatched, here, bad_depth, notes))
         originals.append({path: here[path] for path in clear if path not in again})
@@ -340,29 +349,41 @@ def _reside_copy(hazy: Sequence[Path]) -> list[str]:
     return [f"{len(hazy):,} hazy pictures of {len(scenes):,} scenes, named as in copies of RESIDE {release}"]
 
 
-def _depth(folder: Path) -> tuple[list[str], list[str]]:
+def _depth(folder: Path, pairs: Sequence[Pair], looks: Mapping[Path, Look]) -> tuple[list[str], list[str]]:
     """(what is wrong with the depth maps of a folder, what to know of them); nothing where it holds none."""
     index = (folder.parent if folder.name.casefold() in SPLITS else folder) / INDEX
     listed = index.is_file() and "depth" in index.read_text(errors="replace").partition("\n")[0]
     beside = (folder / "depth").is_dir() and ((folder / "rgb").is_dir() or (folder / "clear").is_dir())
-    if not listed and not beside:
-        return [], []
-    try:
-        scenes = find_scenes(folder)
-    except DataError as error:
-        return [str(error)], []
-    except UsageError as error:
-        return [], [f"depth maps were not looked at: {error}"]
+    reads: list[Callable[[], Depth]]
+    some = ""
+    if listed or beside:
+        try:
+            reads = [partial(_depth_of, scene) for scene in find_scenes(folder)]
+        except DataError as error:
+            return [str(error)], []
+        except UsageError as error:
+            return [], [f"depth maps were not looked at: {error}"]
+    else:  # where evaluation looks for them
+        maps = {path: looks[pair.degraded].size for pair in pairs if (path := map_beside(pair.target))}
+        reads = [partial(read_map_beside, path, size) for path, size in maps.items() if size]
+        if without := sum(map_beside(pair.target) is None for pair in pairs):
+            some = f"; {without:,} of {len(pairs):,} pairs have none"
     bad: list[str] = []
     known: list[float] = []
-    for scene in scenes:
+    for read in reads:
         try:
-            known.append(float(read_scene(scene)[1].known.double().mean()))
+            known.append(float(read().known.double().mean()))
         except DataError as error:
             bad.append(str(error))
         except PictureError:
             pass  # listed as unreadable already
-    return bad, [f"{len(known)} depth maps, {np.mean(known):.0%} of their pixels known"] if known else []
+    return bad, [
+        f"{len(known)} depth maps, {np.mean(known):.0%} of their pixels known{some}"
+    ] if known else []
+
+
+def _depth_of(scene: Scene) -> Depth:
+    return read_scene(scene)[1]
 
 
 def _split_report(

@@ -21,7 +21,6 @@ import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fairweather.data.pairs import SPLITS, clear_pictures, natural_order, split_folder
+from fairweather.data.pairs import SPLITS, clear_pictures, cropped, natural_order, split_folder
 from fairweather.errors import DataError, UsageError
 from fairweather.images import read_picture
 
@@ -146,12 +145,15 @@ def _scene(folder: Path, row: dict[str, str]) -> Scene:
 def read_scene(scene: Scene) -> tuple[Float[Tensor, "3 h w"], Depth]:
     """A clear picture in [0, 1] and its relative depth.
 
+    RESIDE's clear picture of 640x480 loses its border where the map is of the hazy one's 620x460; see `cropped`.
+
     Raises:
         DataError: if the two differ in size, or as `read_depth`.
         PictureError: if the picture cannot be read.
     """
     picture = read_picture(scene.picture).pixels
     depth = read_depth(scene.depth, kind=scene.kind, offset=scene.offset)
+    picture = cropped(picture, (depth.depth.shape[-1], depth.depth.shape[-2]))
     (height, width), (h, w) = picture.shape[-2:], depth.depth.shape[-2:]
     if (height, width) != (h, w):
         raise DataError(
@@ -178,6 +180,10 @@ def read_depth(path: Path, *, kind: Literal["depth", "disparity"] = "depth", off
         raw = raw.astype(np.float32)
     except Exception as error:  # decoders meet damaged files with many kinds of exceptions
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        if path.suffix == ".npy" and isinstance(
+            error, ValueError
+        ):  # NumPy's advice is to let the file run code
+            problem = "not a whole .npy array of numbers, as numpy.save writes it"
         raise DataError(f"{path} cannot be read as a depth map ({problem})") from error
     if raw.ndim != 2 or not raw.size:
         raise DataError(f"{path} has the shape {raw.shape}; expected height and width")
@@ -199,6 +205,27 @@ def _grey(path: Path) -> Shaped[np.ndarray, "h w"]:
         if image.mode not in ("L", "I", "I;16", "I;16B"):
             raise ValueError(f"a picture of mode {image.mode}; expected grey of 8 or 16 bits")
         return np.asarray(image)
+
+
+def map_beside(target: Path) -> Path | None:
+    """The depth map of a pair's clear picture, in the folder depth/ beside the clear ones'; None if there is none."""
+    maps = [target.parent.with_name("depth") / f"{target.stem}{kind}" for kind in (".png", ".npy")]
+    return next((path for path in maps if path.is_file()), None)
+
+
+def read_map_beside(path: Path, size: tuple[int, int]) -> Depth:
+    """As `read_depth`, of a degraded picture of this width and height; RESIDE's border goes, see `cropped`.
+
+    Raises:
+        DataError: as of `read_depth`, or if the map is of another size.
+    """
+    depth = Depth(*(cropped(x, size) for x in read_depth(path)))
+    height, width = depth.known.shape[-2:]
+    if (width, height) != size:
+        raise DataError(
+            f"{path} is {width}x{height}, its picture {size[0]}x{size[1]}; depth must be registered to the picture"
+        )
+    return depth
 
 
 def fill_nearest(values: Float[Tensor, "1 h w"], known: Bool[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -235,15 +262,26 @@ def disparity_target(depth: Float[Tensor, "1 h w"], known: Bool[Tensor, "1 h w"]
     return (0.05 + 0.95 * share.clamp(0, 1)) * known
 
 
-def own_depth(root: Path, *, split: str | None = None) -> Teacher:
+def own_depth(root: Path, *, split: str | None = None) -> OwnDepth:
     """A teacher that gives the depth of an RGB-D set itself, and None for any other picture.
 
     Args:
         root, split: see `find_scenes`, whose errors it raises.
     """
-    return partial(_own, {scene.picture.resolve(): scene for scene in find_scenes(root, split=split)})
+    return OwnDepth({scene.picture.resolve(): scene for scene in find_scenes(root, split=split)})
 
 
-def _own(scenes: dict[Path, Scene], picture: Path) -> Tensor | None:
-    scene = scenes.get(picture.resolve())
-    return None if scene is None else disparity_target(*read_scene(scene)[1])
+@dataclass(frozen=True, eq=False)
+class OwnDepth:
+    """The teacher that `own_depth` makes."""
+
+    scenes: dict[Path, Scene]
+    """By the resolved paths of their pictures."""
+
+    def __call__(self, picture: Path) -> Tensor | None:
+        scene = self.scenes.get(picture.resolve())
+        return None if scene is None else disparity_target(*read_scene(scene)[1])
+
+    def knows(self, picture: Path) -> bool:
+        """Whether it is a picture of the set."""
+        return picture.resolve() in self.scenes

@@ -299,6 +299,15 @@ class Patches(Dataset[Sample]):
             for source, items, share in zip(self.sources, self.items, shares, strict=True)
         ]
 
+    def taught(self) -> list[Path]:
+        """The clear pictures that the teacher is asked about: of all sources that bring no depth and are drawn."""
+        return [
+            item.target if isinstance(item, Pair) else item
+            for source, items in zip(self.sources, self.items, strict=True)
+            for item in items
+            if source.weight > 0 and not isinstance(item, Scene)
+        ]
+
     def __getitem__(self, index: Number) -> Sample:
         size, generator = self._begin(index)
         source, item = self._item(generator)
@@ -476,11 +485,18 @@ class Steps(Sampler[list[Number]]):
 
 
 class Pictures(Dataset[Sample]):
-    """Whole validation pictures; clear ones are degraded with their number as seed, the same at every validation."""
+    """Whole validation pictures; clear ones are degraded with their number as seed, the same at every validation.
+
+    Raises:
+        DataError: if a source has no pictures, or for a depth map that cannot be used: not only after the first steps.
+    """
 
     def __init__(self, sources: Sequence[Source], *, root: Path, teacher: Teacher | None = None) -> None:
         self.items = [(source, item) for source in sources for item in _items(source, root)]
         self.teacher = teacher
+        for _, item in self.items:
+            if isinstance(item, Scene):
+                _scene(item)
 
     def __len__(self) -> int:
         return len(self.items)

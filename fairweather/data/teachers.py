@@ -7,15 +7,18 @@
                          depth-anything/Depth-Anything-V2-Small-hf (Apache-2.0); needs the `teacher` extra
 
 A teacher takes the path of a clear picture and returns its `disparity_target`: (1, h, w) in [0.05, 1] relative to the
-whole picture, large is near, 0 where unknown. PATH starts at the data root.
+whole picture, large is near, 0 where unknown. PATH starts at the data root. Before training, `check_teacher` tells
+pictures without a map.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import escape
 from pathlib import Path
@@ -23,9 +26,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
-from fairweather.data.depth import Teacher, disparity_target, own_depth, read_depth
+from fairweather.data.depth import OwnDepth, Teacher, disparity_target, own_depth, read_depth
 from fairweather.data.pairs import natural_order
 from fairweather.errors import DataError, MissingExtraError, UsageError, WeightsError, one_line
 from fairweather.images import Picture, read_picture, to_pil, write_picture
@@ -74,10 +78,36 @@ def no_teacher(picture: Path) -> Tensor | None:
     return None
 
 
+def check_teacher(teach: Teacher, pictures: Sequence[Path], *, needed: bool = False) -> None:
+    """Look for the maps of these pictures before any is drawn; the log says how many have one.
+
+    A network is not asked: it knows every picture.
+
+    Args:
+        needed: whether no depth comes from elsewhere, so that there must be some here.
+
+    Raises:
+        DataError: if pictures have no map in a folder, or, where one is needed, none in the RGB-D set.
+    """
+    if not isinstance(teach, OwnDepth | FolderOfMaps) or not pictures:
+        return
+    asked = list(dict.fromkeys(pictures))
+    without = [picture for picture in asked if not teach.knows(picture)]
+    if isinstance(teach, FolderOfMaps) and without:
+        others = f" ({len(without)} of {len(asked)} pictures have none)" if len(without) > 1 else ""
+        raise DataError(teach.missing(without[0]) + others)
+    if isinstance(teach, OwnDepth) and needed and len(without) == len(asked):
+        raise DataError(
+            f"two_tasks.teacher knows the depth of none of the {len(asked)} pictures, such as {asked[0]}; expected "
+            f"pictures of its own set, such as {next(iter(teach.scenes))}"
+        )
+    log.info("the teacher knows the depth of %d of %d pictures", len(asked) - len(without), len(asked))
+
+
 # ---------------------------------------------------------------- maps in a folder
 
 
-def folder_teacher(folder: Path, root: Path, *, values: Values = "disparity") -> Teacher:
+def folder_teacher(folder: Path, root: Path, *, values: Values = "disparity") -> FolderOfMaps:
     """Maps as `read_depth` takes them: grey .png of 8 or 16 bits, or .npy; any unit, 0 is unknown.
 
     The map of root/clear/17.jpg is folder/clear/17.png (or .npy) if there is one, else folder/17.png (or .npy), else
@@ -88,20 +118,39 @@ def folder_teacher(folder: Path, root: Path, *, values: Values = "disparity") ->
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder} of {values} maps")
-    return partial(_of_folder, folder, root, values)
+    return FolderOfMaps(folder, root, values)
 
 
-def _of_folder(folder: Path, root: Path, values: Values, picture: Path) -> Tensor | None:
-    names = [picture.relative_to(root)] if picture.is_relative_to(root) else []
-    for name in (*names, Path(picture.name)):
-        for suffix in (".png", ".npy"):
-            if (path := folder / name.with_suffix(suffix)).is_file():
-                return _target(path, values)
-    if several := sorted(
-        folder.glob(f"{escape(picture.stem)}_*.png"), key=lambda path: natural_order(path.name)
-    ):
-        return _target(several[0], values)
-    raise DataError(f"no {values} map for {picture}; expected {folder / picture.stem}.png (or .npy)")
+@dataclass(frozen=True)
+class FolderOfMaps:
+    """The teacher that `folder_teacher` makes."""
+
+    folder: Path
+    root: Path
+    values: Values
+
+    def __call__(self, picture: Path) -> Tensor | None:
+        path = self._map(picture)
+        if path is None:
+            raise DataError(self.missing(picture))
+        return _target(path, self.values)
+
+    def knows(self, picture: Path) -> bool:
+        """Whether there is a map of it; it may still be damaged."""
+        return self._map(picture) is not None
+
+    def missing(self, picture: Path) -> str:
+        """What to say of a picture without a map."""
+        return f"no {self.values} map for {picture}; expected {self.folder / picture.stem}.png (or .npy)"
+
+    def _map(self, picture: Path) -> Path | None:
+        names = [picture.relative_to(self.root)] if picture.is_relative_to(self.root) else []
+        for name in (*names, Path(picture.name)):
+            for suffix in (".png", ".npy"):
+                if (path := self.folder / name.with_suffix(suffix)).is_file():
+                    return path
+        several = self.folder.glob(f"{escape(picture.stem)}_*.png")
+        return min(several, key=lambda path: natural_order(path.name), default=None)
 
 
 def _target(path: Path, values: Values) -> Float[Tensor, "1 h w"]:
@@ -116,8 +165,8 @@ def transformers_teacher(
 ) -> Teacher:
     """A depth-estimation network of Hugging Face transformers, run once a picture, on the whole picture.
 
-    Its result is kept as a 16-bit grey PNG, by the picture's digest, in a folder of the network's name; it is read
-    from there ever after. The network is deterministic, in float32 and without gradient.
+    Its result is kept as a 16-bit grey PNG, by the picture's digest, in a folder of the network's name and digest; it
+    is read from there ever after. The network is deterministic, in float32 and without gradient.
 
     Args:
         name: of a repository on the Hugging Face hub, or a folder that holds one.
@@ -126,7 +175,7 @@ def transformers_teacher(
 
     Raises:
         MissingExtraError: transformers is not installed.
-        WeightsError: the network is not on this machine, or not one of depth estimation.
+        WeightsError: the network is not on this machine, damaged, or not one of depth estimation.
         UsageError: it says that it gives depth, and `values` says otherwise.
         DataError: from the teacher: it gave NaN or infinity.
     """
@@ -134,13 +183,15 @@ def transformers_teacher(
     if values == "disparity" and getattr(network.model.config, "depth_estimation_type", "") == "metric":
         raise UsageError(f"{name} gives depth in metres, not disparity; say so: values='depth'")
     log.info("depth teacher: %s, its %s kept in %s", name, values, cache)
-    folder = cache / (re.sub(r"[^\w.-]+", "--", name).strip("-") + f"-{values}")
+    folder = cache / (re.sub(r"[^\w.-]+", "--", name).strip("-") + f"-{network.digest[:12]}-{values}")
     return partial(_of_network, name, folder, values, download, device)
 
 
 class _Network(NamedTuple):
     processor: Any
     model: Any
+    digest: str
+    """SHA-256 of the weights and of how pictures are prepared: a name may come to stand for another network."""
 
 
 @cache  # once a process; not part of the teacher, which worker processes get a copy of
@@ -156,32 +207,46 @@ def _network(name: str, download: bool, device: str) -> _Network:
         processor = transformers.AutoImageProcessor.from_pretrained(name, **where)
         auto = transformers.AutoModelForDepthEstimation
         model = auto.from_pretrained(name, dtype=torch.float32, **where)
-    except OSError:
-        remedy = "check the name and the network" if download else f"fetch it once with: hf download {name}"
+    except OSError as error:
+        local = Path(name).exists() or Path(name).is_absolute() or name.startswith(".")
+        remedy = f"fetch it once with: hf download {name}"
+        if local or download:
+            remedy = f"check the name and {'the folder' if local else 'the network'} ({_first_line(error)})"
         raise WeightsError(f"the depth network {name} is not on this machine; {remedy}") from None
-    except (ValueError, ImportError) as error:
-        reason = one_line(str(error).partition("\n")[0])
-        raise WeightsError(f"{name} is no depth network that transformers can run here ({reason})") from None
-    return _Network(processor, model.eval().requires_grad_(False).to(device))
+    except (ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            f"{name} is no depth network that transformers can run here, or is damaged ({_first_line(error)})"
+        ) from None
+    model = model.eval().requires_grad_(False)
+    digest = hashlib.sha256(processor.to_json_string().encode())
+    for key, value in model.state_dict().items():
+        digest.update(key.encode() + value.numpy().tobytes())
+    return _Network(processor, model.to(device), digest.hexdigest())
+
+
+def _first_line(error: Exception) -> str:
+    return one_line(str(error).partition("\n")[0])
 
 
 def _of_network(
     name: str, folder: Path, values: Values, download: bool, device: str, picture: Path
 ) -> Tensor | None:
     path = folder / f"{sha256(picture)}.png"
-    if not path.is_file():
-        clear = read_picture(picture)
-        found = _estimated(_network(name, download, device), clear, device)
-        if values == "depth":
-            found = 1 / found.clamp_min(1e-3 * found.max())
-        if not found.isfinite().all():
-            raise DataError(
-                f"{name} gives NaN or infinity for {picture}; leave it out or take another network"
-            )
-        low, high = found.min(), found.max()
-        share = (found - low) / (high - low) if high > low else torch.ones_like(found)
-        grey = (0.05 + 0.95 * share).expand(3, -1, -1)  # 0 would say unknown
-        write_picture(Picture(pixels=grey, mode="grey", bits=16), path)
+    if path.is_file():
+        try:
+            return _target(path, "disparity")
+        except DataError as error:
+            log.warning("%s; the picture is looked at again", error)
+    clear = read_picture(picture)
+    found = _estimated(_network(name, download, device), clear, device)
+    if values == "depth":
+        found = 1 / found.clamp_min(1e-3 * found.max())
+    if not found.isfinite().all():
+        raise DataError(f"{name} gives NaN or infinity for {picture}; leave it out or take another network")
+    low, high = found.min(), found.max()
+    share = (found - low) / (high - low) if high > low else torch.ones_like(found)
+    grey = (0.05 + 0.95 * share).expand(3, -1, -1)  # 0 would say unknown
+    write_picture(Picture(pixels=grey, mode="grey", bits=16), path)
     return _target(path, "disparity")
 
 

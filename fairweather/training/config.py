@@ -31,6 +31,20 @@ TaggedSource = Annotated[
 ]
 
 
+def _refuse_below_0(config: object, *names: str, of: str = "") -> None:
+    """Raises UsageError for fields that are not 0 or a positive number; `of` names the part of the recipe."""
+    for name in names:
+        if not 0 <= (value := getattr(config, name)) < math.inf:  # NaN neither
+            raise UsageError(f"{of}{name}={value} must be a number of 0 or more")
+
+
+def _refuse_up_to_0(config: object, *names: str, of: str = "") -> None:
+    """Raises UsageError for fields that are not a positive number."""
+    for name in names:
+        if not 0 < (value := getattr(config, name)) < math.inf:
+            raise UsageError(f"{of}{name}={value} must be more than 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TwoTasks:
     """How DCMPNet's two networks are trained together (arXiv 2403.01105; see losses/difference_perception.py)."""
@@ -91,9 +105,9 @@ class TwoTasks:
             raise UsageError(
                 f"two_tasks.vgg={self.vgg} is of the contrastive loss: set two_tasks.contrastive too"
             )
-        for name in ("consistency", "departure", "inner_depth", "features", "contrastive"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"two_tasks.{name}={getattr(self, name)} must be 0 or more")
+        _refuse_below_0(
+            self, "consistency", "departure", "inner_depth", "features", "contrastive", of="two_tasks."
+        )
         if not 0 < self.restraint <= 1:
             raise UsageError(f"two_tasks.restraint={self.restraint} must be more than 0 and at most 1")
         if self.contrastive and not self.vgg:
@@ -139,10 +153,9 @@ class Contrast:
     still moves its statistics, keys and queue."""
 
     def __post_init__(self) -> None:
-        for name in ("info_nce", "content", "style", "freeze_after"):
-            value = getattr(self, name) or 0
-            if value != "released" and not 0 <= value < math.inf:
-                raise UsageError(f"contrast.{name}={value} must be a number of 0 or more")
+        _refuse_below_0(self, "info_nce", "content", "style", of="contrast.")
+        if isinstance(self.freeze_after, int):
+            _refuse_below_0(self, "freeze_after", of="contrast.")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"contrast.momentum={self.momentum} must be at least 0 and less than 1")
         if self.temperature <= 0 or self.queue_size < 1:
@@ -168,9 +181,7 @@ class Pretrain:
     """Factor of the divergence of the two encoders' class distributions."""
 
     def __post_init__(self) -> None:
-        for name in ("classes", "class_steps", "divergence"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"pretrain.{name}={getattr(self, name)} must be 0 or more")
+        _refuse_below_0(self, "classes", "class_steps", "divergence", of="pretrain.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,12 +226,8 @@ class Fusion:
                 "fusion.measure=vgg needs VGG-16: set fusion.vgg to a file with torchvision's weights, to download, or "
                 "to random; or set fusion.measure to picture or none"
             )
-        for name in ("ssim", "mse", "edges", "light", "fidelity"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"fusion.{name}={getattr(self, name)} must be 0 or more")
-        for name in ("c", "data_range", "cascades", "refinement_rate"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"fusion.{name}={getattr(self, name)} must be more than 0")
+        _refuse_below_0(self, "ssim", "mse", "edges", "light", "fidelity", of="fusion.")
+        _refuse_up_to_0(self, "c", "data_range", "cascades", "refinement_rate", of="fusion.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +327,8 @@ class TrainConfig:
         for name in ("batch", "patch", "validate_every", "checkpoint_every", "threads", "devices"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} must be 1 or more")
-        for name in (
+        _refuse_below_0(
+            self,
             "warmup",
             "hold",
             "workers",
@@ -330,12 +338,8 @@ class TrainConfig:
             "fft",
             "recalibrate_bn",
             "evidence",
-        ):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name}={getattr(self, name)} must be 0 or more")
-        for name in ("learning_rate", "psnr_ceiling"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name}={getattr(self, name)} must be more than 0")
+        )
+        _refuse_up_to_0(self, "learning_rate", "psnr_ceiling")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas={[*self.betas]} must be at least 0 and less than 1, each")
         if not 0 <= self.seed < 2**32:
@@ -357,8 +361,7 @@ class TrainConfig:
             raise UsageError("validation is empty: no checkpoint could be chosen")
         self._check_sources()
         tasks = self.two_tasks
-        knows_depth = any(isinstance(source, Scenes) and source.weight > 0 for source in self.sources)
-        if tasks and tasks.learns_depth and tasks.teacher == "none" and not knows_depth:
+        if tasks and tasks.learns_depth and tasks.teacher == "none" and not self.brings_depth:
             raise UsageError(
                 f"two_tasks.scheme={tasks.scheme} with inner_depth={tasks.inner_depth:g} learns depth, and no source "
                 "has any: add an RGB-D set, set two_tasks.teacher (data/teachers.py), or set two_tasks.scheme=alone "
@@ -452,6 +455,11 @@ class TrainConfig:
                 f"contrast.queue_size={contrast.queue_size} would not be full after the {end} steps that the encoder "
                 "learns, so contrast would never begin; take a smaller queue or contrast.fill_queue_first=false"
             )
+
+    @property
+    def brings_depth(self) -> bool:
+        """Whether a source that is drawn knows its depth, without a teacher."""
+        return any(isinstance(source, Scenes) and source.weight > 0 for source in self.sources)
 
     @property
     def freeze_after(self) -> int | None:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from fairweather.data.depth import Teacher
 from fairweather.data.findings import JudgedPatches, JudgedPictures
 from fairweather.data.patches import Patches, Pictures, Steps, Views
-from fairweather.data.teachers import teacher
+from fairweather.data.teachers import check_teacher, teacher
 from fairweather.errors import DataError, PictureError, UsageError, WeightsError
 from fairweather.files import cache_folder, written_whole
 from fairweather.loading import witness_digests
@@ -213,6 +213,8 @@ def training_set(config: TrainConfig) -> Dataset[Any]:
     if is_first_process():
         for line in patches.describe():
             log.info(line)
+    if patches.teacher:
+        check_teacher(patches.teacher, patches.taught(), needed=not config.brings_depth)
     if config.task == "auto":
         return JudgedPatches(config.sources, root=config.data_root, size=config.patch, seed=config.seed)
     if config.pretrain is None:

@@ -429,10 +429,19 @@ def test_depth_maps_listed_in_an_index_are_checked(rgbd: Path) -> None:
         assert "lists 1 missing files" in bad
 
 
-def test_other_lists_and_depth_without_pictures_beside_it_are_left_alone(root: Path) -> None:
+def test_other_lists_are_left_alone_and_depth_is_looked_at_where_evaluation_finds_it(root: Path) -> None:
     (root / "index.csv").write_text("file,licence\n1.png,none\n")
     save(root / "test/depth/4.png", photo(4).convert("L"))
     (root / "test/clear").rename(root / "test/gt")
     report = check(root)
     assert report.ok
-    assert [part.notes for part in report.splits] == [(), ()]
+    assert [part.notes for part in report.splits] == [(), ("1 depth maps, 100% of their pixels known",)]
+    (root / "train/depth").mkdir()
+    (root / "train/clear").rename(root / "train/gt")
+    np.save(root / "train/depth/2.npy", np.ones(photo(2).size[::-1]))
+    known = "1 depth maps, 100% of their pixels known; 2 of 3 pairs have none"
+    assert check(root).splits[0].notes == (known,)
+    (root / "test/depth/4.png").unlink()
+    np.save(root / "test/depth/4.npy", np.full(photo(4).size[::-1], np.nan))
+    (bad,) = check(root).splits[1].bad_depth
+    assert "holds NaN" in bad

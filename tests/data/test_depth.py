@@ -172,9 +172,23 @@ def test_files_that_are_no_depth_maps_are_refused_in_one_line(tmp_path: Path) ->
     (tmp_path / "b.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"b\.png cannot be read"):
         read_depth(tmp_path / "b.png")
+    (tmp_path / "b.npy").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"b\.npy cannot be read as a depth map \(not a whole \.npy array"):
+        read_depth(tmp_path / "b.npy")
     other = save(tmp_path / "c.png", levels([1, 2]))
     with pytest.raises(DataError, match=r"c\.png is 2x1, its picture a\.png 3x2"):
         read_scene(Scene(tmp_path / "a.png", other))
+
+
+def test_resides_frame_goes_where_the_map_is_of_the_hazy_picture(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    PIL.Image.fromarray(grey).save(tmp_path / "a.png")
+    known = save(tmp_path / "b.npy", np.ones((460, 620)))
+    picture, (depth, _) = read_scene(Scene(tmp_path / "a.png", known))
+    assert depth.shape == (1, 460, 620)
+    assert torch.equal(
+        (picture * 255).round().byte().permute(1, 2, 0), torch.from_numpy(grey[10:470, 10:630])
+    )
 
 
 # The target ------------------------------------------------------------------------------------------------------

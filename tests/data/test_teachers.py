@@ -11,10 +11,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fairweather.data import teachers
-from fairweather.data.teachers import folder_teacher, teacher, transformers_teacher
+from fairweather.data.depth import own_depth
+from fairweather.data.teachers import check_teacher, folder_teacher, teacher, transformers_teacher
 from fairweather.errors import DataError, MissingExtraError, UsageError, WeightsError
 
 SIZE = (6, 9)  # height, width
@@ -101,6 +103,35 @@ def test_missing_maps_and_folders_are_said_in_one_line(tmp_path: Path, picture: 
         folder_teacher(maps, tmp_path)(picture)
 
 
+def test_missing_maps_show_before_any_is_drawn(
+    tmp_path: Path, picture: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    save(ramp(np.uint8), tmp_path / "maps" / "17.png")
+    teach = folder_teacher(tmp_path / "maps", tmp_path)
+    check_teacher(teach, [picture, picture])
+    assert caplog.messages == ["the teacher knows the depth of 1 of 1 pictures"]
+    with pytest.raises(DataError, match=r"^no disparity map for .*18.jpg; .* \(2 of 3 pictures have none\)$"):
+        check_teacher(teach, [picture, tmp_path / "18.jpg", tmp_path / "19.jpg"])
+
+
+def test_a_set_that_knows_no_picture_is_refused_where_depth_comes_from_nowhere_else(
+    tmp_path: Path, picture: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    room = tmp_path / "rooms" / "clear" / "1.png"
+    save(ramp(np.uint8), room)
+    save(ramp(np.uint8), tmp_path / "rooms" / "depth" / "1.png")
+    teach = own_depth(tmp_path / "rooms")
+    with pytest.raises(
+        DataError, match=r"the depth of none of the 1 pictures, such as .*17.png; expected .*1.png$"
+    ):
+        check_teacher(teach, [picture], needed=True)
+    check_teacher(teach, [picture])
+    check_teacher(teach, [picture, room], needed=True)
+    assert caplog.messages[-2:] == [f"the teacher knows the depth of {n} of {n + 1} pictures" for n in (0, 1)]
+
+
 # ---------------------------------------------------------------- networks
 
 
@@ -114,7 +145,7 @@ class Stub(ModuleType):
         self.calls: list[dict[str, Any]] = []
         self.runs = 0
         self.config = SimpleNamespace(depth_estimation_type=kind)
-        self.raises, self.blank = raises, blank
+        self.raises, self.blank, self.weight = raises, blank, 1.0
         self.AutoImageProcessor = SimpleNamespace(from_pretrained=self.processor)
         self.AutoModelForDepthEstimation = SimpleNamespace(from_pretrained=self.network)
 
@@ -129,6 +160,10 @@ class Stub(ModuleType):
 
         class Network(torch.nn.Module):
             config = self.config
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.tensor(stub.weight))
 
             def forward(self, pixel_values: Tensor) -> SimpleNamespace:
                 stub.runs += 1
@@ -150,6 +185,10 @@ class Stub(ModuleType):
         assert images.mode == "RGB"
         values = torch.from_numpy(np.array(images, np.float32)).permute(2, 0, 1)[None]
         return Batch(pixel_values=values)
+
+    @staticmethod
+    def to_json_string() -> str:
+        return "{}"
 
     @staticmethod
     def post_process_depth_estimation(found: Any, sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
@@ -195,7 +234,7 @@ def test_a_network_runs_once_a_picture_and_is_read_from_disk_after(
     assert module.runs == 1
     teach(picture)
     assert module.runs == 2
-    assert len(list((tmp_path / "cache" / "some--network-disparity").glob("*.png"))) == 2
+    assert len(list((tmp_path / "cache").glob("some--network-*-disparity/*.png"))) == 2
     assert module.calls == [{"name": "some/network", "local_files_only": True}]
     assert caplog.messages[0] == f"depth teacher: some/network, its disparity kept in {tmp_path / 'cache'}"
 
@@ -205,6 +244,30 @@ def test_another_network_has_a_cache_of_its_own(tmp_path: Path, stub: Any, brigh
     for name in ("a/b", "a/c"):
         transformers_teacher(name, tmp_path)(brighter)
     assert module.runs == 2
+
+
+def test_a_name_that_comes_to_stand_for_other_weights_has_another_cache(
+    tmp_path: Path, stub: Any, brighter: Path
+) -> None:
+    module = stub()
+    transformers_teacher("a/b", tmp_path)(brighter)
+    teachers._network.cache_clear()
+    module.weight = 2.0
+    transformers_teacher("a/b", tmp_path)(brighter)
+    assert module.runs == 2
+
+
+def test_a_damaged_file_of_the_cache_is_made_anew(
+    tmp_path: Path, stub: Any, brighter: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub()
+    teach = transformers_teacher("a/b", tmp_path / "cache")
+    first = teach(brighter)
+    (kept,) = (tmp_path / "cache").glob("*/*.png")
+    kept.write_bytes(b"half")
+    assert torch.equal(teach(brighter), first)
+    assert "cannot be read as a depth map" in caplog.messages[-1]
+    assert kept.stat().st_size > 4
 
 
 def test_the_disparity_of_a_network_is_kept_to_sixteen_bits(tmp_path: Path, stub: Any, picture: Path) -> None:
@@ -247,8 +310,19 @@ def test_a_network_that_is_not_here_says_how_to_get_it(tmp_path: Path, stub: Any
     stub(raises=OSError("offline\nand a long story"))
     with pytest.raises(WeightsError, match=r"not on this machine; fetch it once with: hf download a/b$"):
         transformers_teacher("a/b", tmp_path)
-    with pytest.raises(WeightsError, match=r"not on this machine; check the name and the network$"):
+    with pytest.raises(
+        WeightsError, match=r"not on this machine; check the name and the network \(offline\)$"
+    ):
         transformers_teacher("a/b", tmp_path, download=True)
+    stub(raises=OSError("no config.json"))
+    with pytest.raises(
+        WeightsError, match=r"is not on this machine; check the name and the folder \(no config"
+    ):
+        transformers_teacher(str(tmp_path / "nothing"), tmp_path)
+    for damage in (SafetensorError("header too large"), RuntimeError("size mismatch")):
+        stub(raises=damage)
+        with pytest.raises(WeightsError, match=r"a/b is no depth network .* or is damaged \((header|size)"):
+            transformers_teacher("a/b", tmp_path)
     stub(raises=ValueError("Unrecognized configuration class\nand a long list"))
     with pytest.raises(WeightsError, match=r"is no depth network .*\(Unrecognized configuration class\)$"):
         transformers_teacher("a/b", tmp_path)

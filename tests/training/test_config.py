@@ -64,7 +64,7 @@ def test_constructor_arguments_can_be_added() -> None:
         ("sources=[]", "nothing to train on"),
         ("betas=[2, 2]", "betas=[2.0, 2.0] must be at least 0 and less than 1, each"),
         ("learning_rate=NaN", "learning_rate=nan must be more than 0"),
-        ("clip_norm=NaN", "clip_norm=nan must be 0 or more"),
+        ("clip_norm=NaN", "clip_norm=nan must be a number of 0 or more"),
         ("edges=2", "edges=2.0 must be at least 0 and at most 1"),
         ("psnr_ceiling=-5", "psnr_ceiling=-5.0 must be more than 0"),
         ("sources.0.weight=-1", "must be a number of 0 or more"),

@@ -376,8 +376,8 @@ def test_a_scheme_without_its_depth_network_is_refused(scheme: str, fitted: Fit)
     ("setting", "said"),
     [
         ("two_tasks.contrastive=1", "two_tasks.contrastive needs VGG-19: set two_tasks.vgg to a file"),
-        ("two_tasks.inner_depth=-1", "two_tasks.inner_depth=-1.0 must be 0 or more"),
-        ("two_tasks.consistency=-0.5", "two_tasks.consistency=-0.5 must be 0 or more"),
+        ("two_tasks.inner_depth=-1", "two_tasks.inner_depth=-1.0 must be a number of 0 or more"),
+        ("two_tasks.consistency=-0.5", "two_tasks.consistency=-0.5 must be a number of 0 or more"),
         ("two_tasks.negatives=false", "two_tasks.negatives=false is of the contrastive loss"),
         ("two_tasks.vgg=random", "two_tasks.vgg=random is of the contrastive loss"),
         ("two_tasks.teacher_values=depth", "not of two_tasks.teacher=none; leave it out"),

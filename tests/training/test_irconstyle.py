@@ -418,7 +418,7 @@ def test_the_plain_counterpart_is_the_same_recipe_without_contrast(name: str) ->
         (["pretrain={}", "model=constyle", "contrast.freeze_after=3000"], "pretrain needs contrast, and"),
         (["progressive=[[5, 32, 8], [5, 48, 8]]"], "each until later than the one before"),
         (["progressive=[[5, 0, 8]]"], "must be (until step, patch, batch) of 1 or more"),
-        (["fft=-1"], "fft=-1.0 must be 0 or more"),
+        (["fft=-1"], "fft=-1.0 must be a number of 0 or more"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(settings: list[str], said: str) -> None:

@@ -108,7 +108,7 @@ def test_visible_pictures_are_cleaned_by_the_named_weights_once(
     [
         (["fusion.measure=vgg"], "needs VGG-16: set fusion.vgg"),
         (["fusion.c=0"], "fusion.c=0.0 must be more than 0"),
-        (["fusion.edges=-1"], "fusion.edges=-1.0 must be 0 or more"),
+        (["fusion.edges=-1"], "fusion.edges=-1.0 must be a number of 0 or more"),
         (["model=nafnet_tiny", "model_args={}"], "model=nafnet_tiny is none; take fusionnet_small"),
         (["model_args.adjust=false"], "training needs AdjustModule"),
     ],
