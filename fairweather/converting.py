@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairweather.errors import UsageError, WeightsError, unknown_name
 from fairweather.models import ENCODER, model_info, published_network
+from fairweather.models.dcmpnet import is_depth_alone
 from fairweather.weights import read_checkpoint, save_weights, sha256
 
 
@@ -88,6 +89,8 @@ def _joined(checkpoints: Sequence[Path]) -> dict[str, Any]:
         found, metadata = read_checkpoint(file)
         if "model" in metadata:
             raise UsageError(f"{file} is a file of ours already; nothing to convert")
+        if len(checkpoints) > 1 and is_depth_alone(found):  # its names are the dehazing network's in part
+            found = {"depth_net": found}
         twice = next((k for k, v in found.items() if k in joined and isinstance(v, Tensor | Mapping)), None)
         if twice is not None:
             raise WeightsError(f"{file} holds {twice!r}, which the file before it held too; give one of them")

@@ -168,6 +168,10 @@ def _unknown(name: str) -> UsageError:
             f"{name} is no .safetensors of ours; if it is a checkpoint of a paper's authors, make one of it: "
             f"fairweather models convert {name} --model NAME"
         )
+    if Path(name).suffix:
+        return UsageError(
+            f"{name}: there is no such file; expected a file, or a name of 'fairweather models list'"
+        )
     return unknown_name("task or model", name, [*TASKS, *MODELS])
 
 

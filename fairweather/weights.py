@@ -174,7 +174,7 @@ def read_weights(path: Path, *, model: str | None = None) -> tuple[dict[str, Ten
         WeightsError: if it is missing, not safetensors, truncated, or of another model.
     """
     if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
+        raise WeightsError(f"no weights at {path}; there is no such file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -198,7 +198,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if path.suffix == ".safetensors":
         return read_weights(path)
     if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
+        raise WeightsError(f"no weights at {path}; there is no such file")
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True)), {}
     except Exception as error:  # damaged files meet a dozen kinds of exceptions

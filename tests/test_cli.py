@@ -619,7 +619,10 @@ def test_models_convert_says_what_it_wrote_and_how_to_use_it(fairweather: Run) -
     assert f"constyle.safetensors: constyle, 1.2 M parameters, SHA-256 {digest}" in ended.err
     assert "fairweather train RECIPE --set init=constyle.safetensors" in ended.err
     ended = fairweather("models", "convert", "missing.pth", "--model", "constyle")
-    assert (ended.code, ended.lines()) == (3, ["fairweather: no weights at missing.pth"])
+    assert (ended.code, ended.lines()) == (
+        3,
+        ["fairweather: no weights at missing.pth; there is no such file"],
+    )
 
 
 def test_models_list(fairweather: Run) -> None:

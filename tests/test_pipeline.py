@@ -658,6 +658,14 @@ def test_a_wrong_name_is_refused_with_the_nearest(name: str, model: str | None, 
         fw.load(name, model=model)
 
 
+def test_a_file_that_is_missing_is_not_taken_for_a_name() -> None:
+    for load in (lambda: fw.load("checkpoint.pk"), lambda: fw.load("dehaze", model="checkpoint.pk")):
+        with pytest.raises(
+            UsageError, match=r"checkpoint\.pk: there is no such file; expected a file, or a name"
+        ):
+            load()
+
+
 def test_a_wrong_device_is_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'cuda'"):
         fw.load("denoise", device="cudaa")

@@ -459,8 +459,8 @@ def choose_weights(name: str, task: str) -> Weights:
     available = model_info(name).weights
     if not available:
         raise WeightsError(
-            f"there are no weights for {name} yet; models with weights: "
-            + ", ".join(sorted({w.model for w in weights_table.WEIGHTS}))
+            f"no weights come with {name}: train it, convert its authors' checkpoint (fairweather models convert), "
+            f"or take one with weights: {', '.join(sorted({w.model for w in weights_table.WEIGHTS}))}"
         )
     if task == "default":
         return next(iter(available.values()))
@@ -508,7 +508,10 @@ def _tensors(checkpoint: Mapping[str, Any], parts: Sequence[str] = ()) -> StateD
         around = (state.get(key) for key in ("params_ema", "params", "state_dict"))
         state = next((inner for inner in around if isinstance(inner, Mapping)), state)
     if there := [part for part in parts if isinstance(state.get(part), Mapping)]:
-        state = {f"{p}.{k.removeprefix('module.')}": v for p in there for k, v in state[p].items()}
+        # Of two files joined, one may hold its part by name and the other its tensors as they are.
+        bare = state if len(there) == 1 < len(parts) else {}
+        bare = {k: v for k, v in bare.items() if isinstance(v, Tensor | np.ndarray)}
+        state = bare | {f"{p}.{k.removeprefix('module.')}": v for p in there for k, v in state[p].items()}
     for key, value in state.items():
         if not isinstance(value, Tensor | np.ndarray | np.generic):
             raise WeightsError(f"{key!r} of the checkpoint is a {type(value).__name__}, expected a tensor")

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -650,7 +650,7 @@ def published_dcmpnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     depth = {k.removeprefix("depth_net."): v for k, v in state.items() if k.startswith("depth_net.")}
     rest = {k.removeprefix("dehaze_net."): v for k, v in state.items() if not k.startswith("depth_net.")}
-    if "final_conv.weight" in rest or (depth and not rest):
+    if is_depth_alone(rest) or (depth and not rest):
         raise WeightsError(
             "this is DCMPNet's depth network alone; give the dehazing network with it: both files to models convert, "
             "or from_published('dcmpnet', {'dehaze_net': ..., 'depth_net': ...})"
@@ -667,6 +667,11 @@ def published_dcmpnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not k.startswith(DEAD) and not k.endswith("relative_positions")
     }
     return ours | {f"depth_network.{_depth_name(k)}": v for k, v in depth.items()}
+
+
+def is_depth_alone(state: Mapping[str, Any]) -> bool:
+    """Whether a published file holds the tensors of the depth network, by their bare names."""
+    return any(name.removeprefix("module.") == "final_conv.weight" for name in state)
 
 
 def published_arguments(state: dict[str, Tensor]) -> dict[str, bool]:

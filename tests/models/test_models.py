@@ -123,7 +123,9 @@ def test_another_width_is_told_as_a_shape() -> None:
 
 
 def test_a_model_without_weights_says_which_have_some() -> None:
-    with pytest.raises(WeightsError, match=r"no weights for constyle_nafnet yet; .*nafnet_small"):
+    with pytest.raises(
+        WeightsError, match=r"no weights come with constyle_nafnet: .*models convert.* nafnet_small"
+    ):
         fw.create_model("constyle_nafnet", weights="default")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from cases import published, stored
 from torch import Tensor, nn
 
 import fairweather as fw
+from fairweather.converting import convert
 from fairweather.errors import WeightsError
 from fairweather.models.dcmpnet import DCMPNet
 from fairweather.models.depth_network import DepthNetwork
 from fairweather.models.legm import LEGMBlock
+from fairweather.weights import read_weights
 
 TOLERANCE = 2e-4  # absolute, float32 against double
 
@@ -176,6 +179,23 @@ def test_the_depth_file_alone_is_named() -> None:
     for file in (depth_file(), {"depth_net": depth_file()}):
         with pytest.raises(WeightsError, match="depth network alone; give the dehazing network with it"):
             fw.from_published("dcmpnet", file)
+
+
+@pytest.mark.parametrize("dehazing", ["bare", "dehaze_net"])
+@pytest.mark.parametrize("depth", ["bare", "depth_net"])
+def test_both_files_are_converted_with_and_without_names_around_them(
+    dehazing: str, depth: str, tmp_path: Path
+) -> None:
+    clear, near = published("dcmpnet"), depth_file()
+    files = [tmp_path / "dehaze.pk", tmp_path / "depth.pk"]
+    torch.save(clear if dehazing == "bare" else {dehazing: clear}, files[0])
+    torch.save(near if depth == "bare" else {depth: near}, files[1])
+    expected = fw.from_published("dcmpnet", {"dehaze_net": clear, "depth_net": near}).state_dict()
+    for order in (files, files[::-1]):
+        done = convert("dcmpnet", order, tmp_path / "ours.safetensors")
+        found = read_weights(done.path)[0]
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_inputs_below_25_pixels_work() -> None:
